@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels and models of the hybrid Mamba-Transformer family, for CPU and CUDA."""
