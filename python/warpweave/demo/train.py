@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reproduce the demo model from its corpus: `python -m warpweave.demo.train --out DIR`.
 
-DIR receives the corpus packages, the resumable training state (`state.pt`, with the latest and
-the best weights) and `model/`, a released-layout checkpoint with its tokenizer and card. Running
-the command again continues where the last run stopped.
+DIR receives the corpus packages, the training state (`state.pt`) and `model/`, a checkpoint in the
+released layout with its tokenizer and card. Running the command again continues where it stopped.
 """
 
 import argparse
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from warpweave.demo import corpus
+from warpweave.demo.export import export
 from warpweave.model import Config, Model
 from warpweave.model.model import Router
 
@@ -113,12 +113,12 @@ def learning_rate(step: int, r: Recipe) -> float:
 def bits_per_byte(model: Model, tokenizer: Tokenizer, texts: list[str], window: int = 512) -> float:
     """Loss over every token of `texts`, read in windows without overlap, per byte of text."""
     nats = 0.0
-    model.requires_grad_(False)  # the quadratic scan runs where gradients are enabled, see Model
-    for text in texts:
-        for piece in encode(tokenizer, [text]).split(window):
-            piece = torch.cat([torch.tensor([1]), piece]) if piece[0] != 1 else piece
-            logits = model(piece[None, :-1])
-            nats += float(F.cross_entropy(logits[0], piece[1:], reduction="sum"))
+    model.requires_grad_(False)  # the fast scan runs while gradients are enabled; this needs none
+    for ids in (encode(tokenizer, [text]) for text in texts):
+        for lo in range(0, len(ids) - 1, window):
+            piece = ids[lo : lo + window + 1]
+            logits = model(piece[None, :-1])[0]
+            nats += float(F.cross_entropy(logits, piece[1:], reduction="sum"))
     model.requires_grad_(True)
     return nats / math.log(2) / sum(len(t.encode()) for t in texts)
 
@@ -132,30 +132,30 @@ def optimizer_for(model: Model, r: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=r.lr, betas=(0.9, 0.95), fused=True)
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
-
-
-def train(out: Path, r: Recipe, every: int) -> dict[str, Any]:
-    """Train, or continue, up to r.steps; the state dict that `state.pt` holds at the end."""
+def train(out: Path, r: Recipe, every: int) -> tuple[dict[str, Any], Tokenizer]:
+    """Train, or continue, up to r.steps; the state as in `state.pt`, with the best weights."""
+    (out / "corpus").mkdir(parents=True, exist_ok=True)
     texts, held_out = corpus.split(corpus.fetch(out / "corpus"))
     tokenizer = train_tokenizer(texts)
-    tokenizer.save(str(out / "tokenizer.json"))
     tokens = encode(tokenizer, texts)
     torch.manual_seed(r.seed)
     model = Model(Config.from_dict(CONFIG), backend="reference")
     optimizer = optimizer_for(model, r)
     counts = count_tokens(model)
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "log": []}
+    state: dict[str, Any] = {
+        "recipe": asdict(r), "config": CONFIG, "step": 0, "seconds": 0.0, "log": [],
+        "train_tokens": len(tokens), "train_bytes": sum(len(t.encode()) for t in texts),
+        "test_bytes": sum(len(t.encode()) for t in held_out), "best": {"bits_per_byte": math.inf},
+    }  # fmt: skip
     if (out / "state.pt").exists():
-        state = torch.load(out / "state.pt")
-        if state["recipe"] != asdict(r) or state["config"] != CONFIG:
-            raise ValueError(f"{out / 'state.pt'} was written with another recipe: {state['recipe']}")
+        saved = torch.load(out / "state.pt")
+        if saved["recipe"] != state["recipe"] or saved["config"] != CONFIG:
+            raise ValueError(f"{out / 'state.pt'} has another recipe: {saved['recipe']}")
+        state = saved
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     losses: list[float] = []
-    began, base = time.perf_counter(), state["seconds"]
+    began = time.perf_counter()
     for step in range(state["step"], r.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, r)
@@ -170,22 +170,47 @@ def train(out: Path, r: Recipe, every: int) -> dict[str, Any]:
         optimizer.zero_grad()
         balance(counts, r.bias_rate)
         losses.append(loss.item())
-        if (step + 1) % every == 0 or step + 1 == r.steps:
-            entry = {
-                "step": step + 1,
-                "loss": sum(losses) / len(losses),
-                "bits_per_byte": bits_per_byte(model, tokenizer, held_out),
-                "grad_norm": float(norm),
-                "fullest_expert": max(float(c.max() / c.float().mean()) for c in counts.values()),
-                "tokens_per_second": (step + 1 - state["step"]) * r.batch * r.length
-                / (time.perf_counter() - began) if step + 1 > state["step"] else 0.0,
-            }  # fmt: skip
-            losses.clear()
-            print(json.dumps(entry), flush=True)
-            state["log"].append(entry)
-            seconds = base + time.perf_counter() - began
-            save_state(out / "state.pt", state | {
-                "step": step + 1, "seconds": seconds, "recipe": asdict(r), "config": CONFIG,
-                "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-            })  # fmt: skip
-    return torch.load(out / "state.pt")  # type: ignore[no-any-return]
+        if len(losses) < every and step + 1 < r.steps:
+            continue
+        state["seconds"] += time.perf_counter() - began
+        entry = {
+            "step": step + 1,
+            "loss": sum(losses) / len(losses),
+            "bits_per_byte": bits_per_byte(model, tokenizer, held_out),
+            "grad_norm": float(norm),
+            "fullest_expert": max(float(c.max() / c.float().mean()) for c in counts.values()),
+            "hours": state["seconds"] / 3600,
+        }
+        print(json.dumps(entry), flush=True)
+        state["log"].append(entry)
+        state |= {
+            "step": step + 1,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+        if entry["bits_per_byte"] < state["best"]["bits_per_byte"]:
+            weights = {name: t.clone() for name, t in model.state_dict().items()}
+            state["best"] = entry | {"model": weights}
+        torch.save(state, out / "state.tmp")
+        (out / "state.tmp").replace(out / "state.pt")
+        losses.clear()
+        began = time.perf_counter()
+    return state, tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Train the demo model, or continue, and export it."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="state and result directory")
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    state, tokenizer = train(args.out, Recipe(steps=args.steps), args.every)
+    export(args.out / "model", state, tokenizer)
+
+
+if __name__ == "__main__":
+    main()
