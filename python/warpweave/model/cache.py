@@ -80,6 +80,7 @@ class Cache:
     ):
         if batch_size < 0:
             raise ValueError(f"batch_size must not be negative, got {batch_size}")
+        kinds: dict[str, type[MambaState | AttentionState]]
         kinds = {"M": MambaState, "*": AttentionState}
         device = torch.device(device)
         self.lengths = [0] * batch_size

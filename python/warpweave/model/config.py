@@ -59,14 +59,14 @@ _FIXED = {
 
 # The rotary keys are in released files although no attention layer has positions.
 _INERT = frozenset(
-    """
-    architectures auto_map _name_or_path name_or_path torch_dtype dtype transformers_version
-    rope_theta partial_rotary_factor rope_scaling rope_parameters
-    use_mamba_kernels use_cache num_logits_to_keep output_router_logits hidden_act
-    mamba_proj_bias time_step_rank moe_shared_expert_overlap
-    return_dict output_hidden_states output_attentions chunk_size_feed_forward
-    is_encoder_decoder id2label label2id problem_type _attn_implementation
-    """.split()
+    {
+        *("architectures", "auto_map", "_name_or_path", "name_or_path", "torch_dtype", "dtype"),
+        *("transformers_version", "use_cache", "num_logits_to_keep", "output_router_logits"),
+        *("rope_theta", "partial_rotary_factor", "rope_scaling", "rope_parameters"),
+        *("use_mamba_kernels", "mamba_proj_bias", "time_step_rank", "moe_shared_expert_overlap"),
+        *("return_dict", "output_hidden_states", "output_attentions", "chunk_size_feed_forward"),
+        *("is_encoder_decoder", "id2label", "label2id", "problem_type", "hidden_act"),
+    }
 )
 
 
@@ -167,7 +167,7 @@ class Config:
                 f"num_experts_per_tok {self.num_experts_per_tok} is larger than the {choosable} "
                 "experts a token may choose from"
             )
-        self.mlp_widths  # raises when the list does not fit the pattern
+        _ = self.mlp_widths  # raises when the list does not fit the pattern
 
     def _check_divisible(self, name: str, divisor: str) -> None:
         a, b = getattr(self, name), getattr(self, divisor)
@@ -273,9 +273,9 @@ class Config:
         """Read `config.json` of a checkpoint directory; `generation_config.json`, when there, wins
         for `eos_token_id`, as chat models list their end-of-turn token only in it."""
         path = Path(path)
-        config = cls.from_dict(_read_json(path / "config.json"))
+        config = cls.from_dict(read_json(path / "config.json"))
         if (path / "generation_config.json").is_file():
-            eos = _read_json(path / "generation_config.json").get("eos_token_id")
+            eos = read_json(path / "generation_config.json").get("eos_token_id")
             config.eos_token_id = config.eos_token_id if eos is None else eos
         return config
 
@@ -327,10 +327,11 @@ class Config:
 _FIELDS = frozenset(field.name for field in fields(Config))
 _PATTERN_KEYS = ("layers_block_type", "layer_types", "num_hidden_layers", "mtp_layers_block_type")
 _POSITIVE = (
-    "vocab_size hidden_size num_attention_heads num_key_value_heads head_dim mamba_num_heads "
-    "mamba_head_dim ssm_state_size n_groups chunk_size n_routed_experts num_experts_per_tok "
-    "moe_intermediate_size moe_shared_expert_intermediate_size n_group topk_group"
-).split()
+    *("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "chunk_size"),
+    *("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"),
+    *("moe_shared_expert_intermediate_size", "n_group", "topk_group"),
+)
 
 
 def _patterns(values: dict[str, Any]) -> dict[str, str]:
@@ -383,7 +384,8 @@ def _limit(value: Any) -> tuple[float, float]:
     return low, high
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ValueError names the file and what is wrong with it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -391,5 +393,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object")
+        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}")  # noqa: TRY004
     return value

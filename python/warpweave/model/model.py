@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,36 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
+from . import checkpoint
+from .backend import load_backend
 from .cache import AttentionState, Cache, MambaState
 from .config import Config
-
-_OPS = "causal_conv1d causal_conv1d_update ssd_scan ssm_step rms_norm moe_route moe_mlp latent_moe"
-
-
-def load_backend(name: str) -> SimpleNamespace:
-    """The ops a model runs on: "native" kernels, or "reference", plain torch with gradients.
-
-    The reference scan is the sequential recurrence, except while gradients are enabled: a Python
-    loop over time is too slow to train with, so there it is the quadratic form, O(T^2) memory.
-    """
-    if name == "native":
-        from .. import ops as source
-    elif name == "reference":
-        from .. import reference as source
-    else:
-        raise ValueError(f"backend {name!r} is not supported, only 'native' and 'reference'")
-    ops = SimpleNamespace(**{op: getattr(source, op) for op in _OPS.split()})
-    if name == "reference":
-        ops.ssd_scan = _reference_scan
-    return ops
-
-
-def _reference_scan(*args: Any, **kwargs: Any) -> Any:
-    from .. import reference
-
-    quadratic = torch.is_grad_enabled()
-    return (reference.ssd_scan_quadratic if quadratic else reference.ssd_scan)(*args, **kwargs)
 
 
 @dataclass
@@ -98,6 +74,18 @@ class Fp32Module(nn.Module):
         return super()._apply(apply, recurse)  # type: ignore[no-any-return]
 
 
+class ConvWeights(nn.Module):
+    """The filters of the causal convolution, stored (C, 1, W) and used as (C, W)."""
+
+    def __init__(self, channels: int, width: int, bias: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, width))
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
+
+    def forward(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight.squeeze(1), self.bias
+
+
 class Mamba2Mixer(Fp32Module):
     """in_proj -> causal conv + silu -> state space scan -> gated group norm -> out_proj.
 
@@ -113,11 +101,7 @@ class Mamba2Mixer(Fp32Module):
         self.H, self.P = config.mamba_num_heads, config.mamba_head_dim
         self.G, self.N = config.n_groups, config.ssm_state_size
         self.in_proj = Linear(config.hidden_size, config.in_proj_rows, bias=config.use_bias)
-        self.conv1d = nn.Module()
-        self.conv1d.weight = nn.Parameter(torch.empty(config.conv_dim, 1, config.conv_kernel))
-        self.conv1d.bias = (
-            nn.Parameter(torch.empty(config.conv_dim)) if config.use_conv_bias else None
-        )
+        self.conv1d = ConvWeights(config.conv_dim, config.conv_kernel, config.use_conv_bias)
         self.A_log = nn.Parameter(torch.empty(self.H, dtype=torch.float32))
         self.D = nn.Parameter(torch.empty(self.H, dtype=torch.float32))
         self.dt_bias = nn.Parameter(torch.empty(self.H, dtype=torch.float32))
@@ -131,7 +115,7 @@ class Mamba2Mixer(Fp32Module):
         di, GN, ops = self.H * self.P, self.G * self.N, self.ops
         z, xBC, dt = self.in_proj(u).split([di, di + 2 * GN, self.H], -1)
         xBC = xBC.transpose(1, 2)  # (B, conv_dim, T)
-        conv = (self.conv1d.weight.squeeze(1), self.conv1d.bias)
+        conv = self.conv1d()
         ssm = {"D": self.D, "dt_bias": self.dt_bias, "dt_softplus": True}
         A = -torch.exp(self.A_log)
 
@@ -195,9 +179,8 @@ class Attention(nn.Module):
                 k, v = state.k[:, :, :length], state.v[:, :, :length]
             y = attend(q, k, v, seqs.past)
         else:
-            y = torch.empty_like(q)
             pieces = []
-            for i, (lo, hi) in enumerate(zip(seqs.bounds, seqs.bounds[1:])):
+            for i, (lo, hi) in enumerate(pairwise(seqs.bounds)):
                 qi, ki, vi = q[:, :, lo:hi], k[:, :, lo:hi], v[:, :, lo:hi]
                 if state is not None:
                     state.append(seqs.past, ki, vi, row=i)
@@ -372,8 +355,7 @@ class Model(nn.Module):
         if torch.device(device).type != "meta":
             self.to_empty(device=device)
             self.init_weights()
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.embeddings.weight
+        self.tie_weights()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -382,6 +364,34 @@ class Model(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.embeddings.weight.device
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> Model:
+        """The model of a checkpoint directory. Options are those of `checkpoint.load` (dtype,
+        device, progress) and of this class (backend, dt_clamp, compute_dtype)."""
+        return checkpoint.load(cls, path, **options).eval()
+
+    def save_pretrained(self, path: str | Path, **options: Any) -> None:
+        """Write the released layout; options dtype and max_shard_bytes, see `checkpoint.save`."""
+        checkpoint.save(self, path, **options)
+
+    def tie_weights(self) -> None:
+        """Share the embedding with the head where the config says so."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.embeddings.weight
+
+    def tied_names(self) -> set[str]:
+        """Names of tensors that are another tensor of the model, and so not in a checkpoint."""
+        return {"lm_head.weight"} if self.config.tie_word_embeddings else set()
+
+    def fp32_names(self) -> set[str]:
+        """Names of the tensors that stay fp32 whatever the model's dtype."""
+        return {
+            f"{path}.{name}"
+            for path, module in self.named_modules()
+            if isinstance(module, Fp32Module)
+            for name in module.fp32
+        }
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -454,7 +464,9 @@ class Model(nn.Module):
                     f"logits_to_keep {logits_to_keep} must be None, 0, a positive count (not with "
                     "cu_seqlens) or a tensor of indices"
                 )
-            logits_to_keep = slice(-logits_to_keep, None) if logits_to_keep else None
+            keep: Any = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
+        else:
+            keep = slice(None) if logits_to_keep is None else logits_to_keep
         h = self.embeddings(input_ids).to(self.compute_dtype)
         if cache is not None:
             cache.reserve(max(cache.lengths, default=0) + input_ids.shape[1])
@@ -467,9 +479,8 @@ class Model(nn.Module):
                 cache.lengths[b] = past + (
                     bounds[b + 1] - bounds[b] if bounds else input_ids.shape[1]
                 )
-        if logits_to_keep is not None:
-            x, h = x[:, logits_to_keep], h[:, logits_to_keep]
-        v, _ = self.norm_f(x, residual=h)
+        assert x is not None  # the pattern has at least one layer
+        v, _ = self.norm_f(x[:, keep], residual=h[:, keep])
         return self.lm_head(v).float() if v.dtype != torch.float64 else self.lm_head(v)
 
     def _sequences(self, ids: Tensor, cache: Cache | None, cu_seqlens: Tensor | None) -> Sequences:
@@ -481,7 +492,7 @@ class Model(nn.Module):
         bounds = None
         if cu_seqlens is not None:
             bounds = cu_seqlens.tolist()
-            ordered = all(a <= b for a, b in zip(bounds, bounds[1:]))
+            ordered = all(a <= b for a, b in pairwise(bounds))
             if (
                 ids.shape[0] != 1
                 or not bounds
