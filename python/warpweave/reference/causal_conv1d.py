@@ -76,21 +76,23 @@ def causal_conv1d(
     check_shape("seq_idx", seq_idx, (B, T), "(B, T)")
     acc = acc_dtype(x, weight, bias)
     before = x.new_zeros(B, C, W - 1) if initial_states is None else initial_states
-    columns = torch.cat([before, x], 2)  # column j is token j-(W-1)
-    if seq_idx is not None and T > 0:
-        ids = torch.cat([seq_idx[:, :1].expand(B, W - 1), seq_idx], 1)
-    else:
-        ids = torch.zeros(B, T + W - 1, dtype=torch.int32, device=x.device)
-
-    v = torch.zeros(B, C, T, dtype=acc, device=x.device)
-    for k in range(W):
-        same = (ids[:, k : k + T] == ids[:, W - 1 :]).unsqueeze(1)
-        v = v + weight[:, k, None].to(acc) * torch.where(same, columns[:, :, k : k + T].to(acc), 0)
+    columns = torch.cat([before.mT, x.mT], 1)  # (B,T+W-1,C): row j is token j-(W-1)
+    wide, taps = columns.to(acc), weight.to(acc)
+    v = wide[:, W - 1 :] * taps[:, W - 1]
     if bias is not None:
-        v = v + bias[:, None].to(acc)
-    v = torch.where(ids[:, None, W - 1 :] >= 0, activate(v, activation), 0)
-    if not return_final_states:
-        return v.to(x.dtype)
-    last = ids[:, T : T + W - 1]
-    keep = (last == ids[:, -1:]) & (last >= 0)
-    return v.to(x.dtype), torch.where(keep[:, None], columns[:, :, T:], 0)
+        v = v + bias.to(acc)
+    if seq_idx is None or T == 0:
+        for k in range(W - 1):
+            v = v + wide[:, k : k + T] * taps[:, k]
+        out = activate(v, activation).to(x.dtype).mT
+        return (out, columns[:, T:].mT) if return_final_states else out
+
+    ids = torch.cat([seq_idx[:, :1].expand(B, W - 1), seq_idx], 1)
+    for k in range(W - 1):
+        same = (ids[:, k : k + T] == seq_idx)[..., None]
+        v = v + torch.where(same, wide[:, k : k + T], 0) * taps[:, k]
+    v = torch.where(seq_idx[..., None] >= 0, activate(v, activation), 0)
+    out = v.to(x.dtype).mT
+    last = ids[:, T:, None]
+    final = torch.where((last == seq_idx[:, -1:, None]) & (last >= 0), columns[:, T:], 0).mT
+    return (out, final) if return_final_states else out

@@ -109,7 +109,7 @@ def ssd_scan(
     B, C (B,T,G,N), head h uses group h // (H/G); D (H,) or (H,P); initial_states (B or
     num_seqs,H,P,N), zero if not given. The state is zeroed where seq_idx (B,T) int32 changes;
     cu_seqlens (num_seqs+1,) packs sequences into one row (B == 1), each with its own states.
-    chunk_size only says how fast forms cut the work, so here it has no effect on the result.
+    chunk_size is how faster forms cut the work; it has no effect on the recurrence.
     Returns out in x.dtype, or (out, final_states), states fp32 (float64 from float64 inputs).
     Raises ValueError or TypeError naming the argument.
     """

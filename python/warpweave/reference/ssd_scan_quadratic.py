@@ -12,7 +12,7 @@ from .ssd_scan import scan_rows
 def quadratic(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, run: Tensor, h: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """y = (L o C B') (dt x) + P C h_0 with L[t,s] = prod_{s<r<=t} exp(dt_r A), P[t] = L[t,-1]."""
+    """y = (L o C B') (dt x) + P C h with L[t,s] = prod_{s<r<=t} exp(dt_r A), P[t] = L[t,-1]."""
     T = x.shape[1]
     la = (dt * A).transpose(1, 2)  # (B,H,T)
     xd = (dt[..., None] * x).transpose(1, 2)  # (B,H,T,P)
@@ -25,8 +25,7 @@ def quadratic(
     L = exponent.masked_fill(~seen[:, None], -inf).exp()
     P = torch.where((run == 0)[:, None], la.cumsum(-1).exp(), 0)  # (B,H,T)
     y = (L * (c @ b.mT)) @ xd + P[..., None] * (c @ h.mT)
-    if T > 0:
-        h = P[..., -1, None, None] * h + (xd * L[..., -1, :, None]).mT @ b
+    h = P[..., -1, None, None] * h + (xd * L[..., -1, :, None]).mT @ b
     return y.transpose(1, 2), h
 
 
@@ -39,11 +38,25 @@ def ssd_scan_quadratic(
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """`ssd_scan` with the same arguments and results, as one masked product over the sequence.
 
-    T^2 H work and memory instead of T dependent steps: a second, independent definition for tests,
-    and the form to train short sequences with. chunk_size has no effect on the result.
+    A second, independent definition for tests, and the form to train with: the T dependent steps
+    become one masked product over chunk_size tokens, T * chunk_size * H numbers of work and memory,
+    and T / chunk_size steps that hand the state on. With chunk_size >= T it is the pure dual form.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}, supported is at least 1")
-    out = scan_rows(quadratic, x, dt, A, B, C, D, z, dt_bias, dt_softplus, dt_limit,
+
+    def chunks(
+        x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, run: Tensor, h: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ys, first = [torch.zeros_like(x[:, :0])], run[:, :1]
+        for lo in range(0, x.shape[1], chunk_size):
+            xs, dts, bs, cs, runs = (t[:, lo : lo + chunk_size] for t in (x, dt, B, C, run))
+            # Counted from the last token of the chunk before: zero means the state still belongs.
+            y, h = quadratic(xs, dts, A, bs, cs, runs - first, h)
+            ys.append(y)
+            first = runs[:, -1:]
+        return torch.cat(ys, 1), h
+
+    out = scan_rows(chunks, x, dt, A, B, C, D, z, dt_bias, dt_softplus, dt_limit,
                     initial_states, seq_idx, cu_seqlens)  # fmt: skip
     return out if return_final_states else out[0]
