@@ -13,6 +13,10 @@ ULTRA = (
     "EMEMEMEM*EMEMEMEME"
 )
 H_8B = "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"
+H_47B = (
+    "M-M-M-M-M-M-M-M-M*-M-M-M-M-M-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-M-M---MM---M-M*-M-M"
+    "-M-M-M-"
+)
 V2_9B = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
 
 # Published shapes and, in the last five columns, published counts: billions of parameters, of
@@ -20,8 +24,7 @@ V2_9B = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
 RELEASED = {
     "H-8B": (H_8B, {}, 8.10, 8.10, 97, 16384),
     "H-47B": (
-        "M-M-M-M-M-M-M-M-M*-M-M-M-M-M-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-M-M---MM---M-M*"
-        "-M-M-M-M-M-",
+        H_47B,
         {
             "hidden_size": 8192,
             "intermediate_size": 30720,
@@ -250,6 +253,7 @@ REFUSED = [
     ({"n_group": 2, "topk_group": 3}, "topk_group"),
     ({"time_step_limit": [1.0, 0.5]}, "time_step_limit"),
     ({"time_step_limit": "no"}, "time_step_limit"),
+    ({"time_step_min": 0.2}, "time_step_min 0.2"),
     ({"mamba_ssm_cache_dtype": "int8"}, "mamba_ssm_cache_dtype"),
     ({"hidden_size": 0}, "hidden_size"),
     ({"hidden_size": 12.5}, "hidden_size"),

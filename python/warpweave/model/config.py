@@ -149,6 +149,11 @@ class Config:
         self._check_divisible("n_routed_experts", "n_group")
         if not 2 <= self.conv_kernel <= 4:
             raise ValueError(f"conv_kernel must be 2, 3 or 4, got {self.conv_kernel}")
+        if not 0 < self.time_step_min <= self.time_step_max:
+            raise ValueError(
+                f"time_step_min {self.time_step_min} and time_step_max {self.time_step_max} must "
+                "satisfy 0 < min <= max"
+            )
         if self.mamba_ssm_cache_dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(
                 "mamba_ssm_cache_dtype must be float32, bfloat16 or float16, "

@@ -342,7 +342,7 @@ class Model(nn.Module):
                 raise ValueError(f"{name} {value} is not supported, only {supported}")
         if dt_clamp not in ("config", "transformers"):
             raise ValueError(f"dt_clamp {dt_clamp!r} must be 'config' or 'transformers'")
-        self.config, self.compute_dtype = config, compute_dtype or dtype
+        self.config, self._compute_dtype = config, compute_dtype
         self.unused_tensors: list[str] = []  # names a checkpoint holds that this model does not run
         ops = load_backend(backend)
         with torch.device("meta"):
@@ -361,6 +361,10 @@ class Model(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.embeddings.weight.dtype
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self._compute_dtype or self.dtype
 
     @property
     def device(self) -> torch.device:
