@@ -220,6 +220,12 @@ def test_inert_keys_have_no_effect():
     assert Config.from_dict(base | inert) == Config.from_dict(base)
 
 
+def test_null_is_absent_except_for_token_ids():
+    values = {"hybrid_override_pattern": "M", "n_groups": None, "eos_token_id": None}
+    config = Config.from_dict(values)
+    assert (config.n_groups, config.eos_token_id, config.eos_token_ids) == (8, None, [])
+
+
 def test_multimodal_files_are_read_at_their_language_model():
     inner = {"model_type": "nemotron_h", "hybrid_override_pattern": "M*"}
     for key in ("text_config", "llm_config"):

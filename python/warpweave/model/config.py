@@ -288,7 +288,7 @@ class Config:
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """Config from the keys of a `config.json`, in any released spelling.
 
-        null counts as absent. A multimodal file is read at its `text_config` or `llm_config`.
+        null counts as absent, except for token ids. A multimodal file is read at its `text_config` or `llm_config`.
         Raises ValueError for unknown keys (listing all of them), unsupported values, and two
         spellings of one field that disagree.
         """
@@ -297,7 +297,8 @@ class Config:
                 return cls.from_dict(values[nested])
         if values.get("block_configs") or values.get("model_type") == "nemotron_h_puzzle":
             raise ValueError("block_configs (nemotron_h_puzzle, per-layer sizes) is not supported")
-        values = {key: value for key, value in values.items() if value is not None}
+        nullable = ("pad_token_id", "bos_token_id", "eos_token_id")
+        values = {k: value for k, value in values.items() if value is not None or k in nullable}
         known: dict[str, Any] = {}
         patterns = _patterns(values)
         for key, value in values.items():
