@@ -44,9 +44,17 @@ class Sequences:
 class Linear(nn.Linear):
     """x W' + b computed in the dtype of x, so that fp32 weights can train a bf16 model."""
 
+    def reset_parameters(self) -> None:
+        """Nothing: `Model.init_weights` is the one place that chooses starting values."""
+
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        """Nothing, as for `Linear`."""
 
 
 class RMSNorm(nn.Module):
@@ -346,7 +354,7 @@ class Model(nn.Module):
         self.unused_tensors: list[str] = []  # names a checkpoint holds that this model does not run
         ops = load_backend(backend)
         with torch.device("meta"):
-            self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+            self.embeddings = Embedding(config.vocab_size, config.hidden_size)
             self.layers = nn.ModuleList(
                 Block(config, i, ops, dt_clamp) for i in range(config.num_hidden_layers)
             )
