@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// The extension module. Loading it, after torch, registers the ops; Python sees the host-side API here.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "bindings/cuda_library.h"
+#include "core/cpu.h"
+#include "core/numerics.h"
+#include "core/parallel.h"
+#include "core/vector_math.h"
+
+namespace py = pybind11;
+
+namespace ww {
+namespace {
+
+void torch_parallel_for(int64_t n, int64_t grain, RangeFn fn, void* ctx) {
+  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) { fn(ctx, begin, end); });
+}
+
+py::list kernels() {
+  int count;
+  const KernelInfo* rows = registered_kernels(&count);
+  py::list out;
+  for (int i = 0; i < count; ++i) {
+    py::dict row;
+    row["op"] = rows[i].op, row["target"] = rows[i].target, row["dtypes"] = rows[i].dtypes;
+    out.append(row);
+  }
+  return out;
+}
+
+std::string kernel_for(const std::string& op, const std::string& device) {
+  WW_CHECK(device == "cpu" || device == "cuda", "kernel_for: unknown device '", device, "'; supported: cpu, cuda");
+  int count;
+  const KernelInfo* rows = registered_kernels(&count);
+  std::string best;
+  bool known = false;
+  for (int i = 0; i < count; ++i) {
+    if (op != rows[i].op) continue;
+    known = true;
+    const std::string target = rows[i].target;
+    if (device == "cpu" && rows[i].isa <= int(cpu_isa()) && rows[i].isa >= 0) best = target;
+  }
+  WW_CHECK(known, "kernel_for: unknown op '", op, "'");
+  return best;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = WW_VERSION;
+  info["compiler"] = WW_COMPILER;
+  info["torch_headers"] = WW_TORCH_HEADERS;
+  info["torch_minimum"] = "2.10";
+  info["cuda_archs"] = WW_CUDA_ARCHS;
+  return info;
+}
+
+using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+FloatArray run_vector_math(const std::string& name, const FloatArray& x) {
+  static constexpr const char* kNames[] = {"exp", "log1p", "softplus", "sigmoid", "silu", "round_bf16", "round_f16"};
+  for (int i = 0; i < int(std::size(kNames)); ++i) {
+    if (name != kNames[i]) continue;
+    FloatArray out(x.size());
+    vector_math({VectorFn(i), x.data(), out.mutable_data(), int64_t(x.size())});
+    return out;
+  }
+  fail("vector_math: unknown function '", name, "'");
+}
+
+template <typename T>
+py::array encode_as(const FloatArray& x) {
+  py::array_t<decltype(T::bits)> out(x.size());
+  for (py::ssize_t i = 0; i < x.size(); ++i) out.mutable_data()[i] = from_float<T>(x.data()[i]).bits;
+  return out;
+}
+
+template <typename T>
+FloatArray decode_as(const py::array_t<decltype(T::bits), py::array::c_style>& codes) {
+  FloatArray out(codes.size());
+  for (py::ssize_t i = 0; i < codes.size(); ++i) out.mutable_data()[i] = to_float(T{codes.data()[i]});
+  return out;
+}
+
+}  // namespace
+}  // namespace ww
+
+PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
+  using namespace ww;
+  set_parallel_for(torch_parallel_for);
+  cpu_isa();  // a bad WARPWEAVE_CPU_ISA fails the import, not the first op
+
+  m.doc() = "Host-side API of warpweave's kernels; importing it registers torch.ops.warpweave.";
+  m.def("build_info", &build_info, "Version, compiler, torch headers and CUDA architectures of this build.");
+  m.def("cpu_isa", [] { return isa_name(cpu_isa()); }, "The instruction set that CPU kernels use now.");
+  m.def("cpu_isas", [] {
+    std::vector<std::string> names;
+    for (int i = 0; i <= int(best_cpu_isa()); ++i) names.push_back(isa_name(Isa(i)));
+    return names;
+  }, "The instruction sets this machine can run, lowest first.");
+  m.def("set_cpu_isa", [](const std::string& name) { set_cpu_isa(name.c_str()); }, py::arg("name"),
+        "Use no instruction set above this one. ValueError if unknown or not supported here.");
+  m.def("kernels", &kernels, "The registry: one dict of op, target and dtypes a compiled kernel.");
+  m.def("kernel_for", &kernel_for, py::arg("op"), py::arg("device") = "cpu", "The target that a call will take.");
+
+  py::module_ numerics = m.def_submodule("numerics", "Scalar and vector numerics of the kernels, for tests.");
+  numerics.def("vector_math", &run_vector_math, py::arg("name"), py::arg("x"));
+  numerics.def("encode_bf16", &encode_as<bf16_t>);
+  numerics.def("encode_f16", &encode_as<f16_t>);
+  numerics.def("encode_e4m3", &encode_as<e4m3_t>);
+  numerics.def("encode_e2m1", &encode_as<e2m1_t>);
+  numerics.def("decode_bf16", &decode_as<bf16_t>);
+  numerics.def("decode_f16", &decode_as<f16_t>);
+  numerics.def("decode_e4m3", &decode_as<e4m3_t>);
+  numerics.def("decode_e2m1", &decode_as<e2m1_t>);
+}

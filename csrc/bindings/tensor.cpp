@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bindings/tensor.h"
+
+namespace ww {
+namespace {
+
+template <typename Sizes>
+std::string join(const Sizes& sizes) {
+  std::ostringstream out;
+  out << '(';
+  bool first = true;
+  for (int64_t s : sizes) {
+    out << (first ? "" : ", ") << s;
+    first = false;
+  }
+  out << ')';
+  return out.str();
+}
+
+int32_t aoti_dtype(ScalarType t) {
+  switch (t) {
+    case ScalarType::Float: return aoti_torch_dtype_float32();
+    case ScalarType::BFloat16: return aoti_torch_dtype_bfloat16();
+    case ScalarType::Half: return aoti_torch_dtype_float16();
+    case ScalarType::Int: return aoti_torch_dtype_int32();
+    default: fail("empty: no tensor of ", scalar_name(t), " is ever allocated here");
+  }
+}
+
+}  // namespace
+
+const char* scalar_name(ScalarType t) {
+  switch (t) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Half: return "float16";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Bool: return "bool";
+    default: return "another dtype";
+  }
+}
+
+ScalarType scalar_type(DType t) {
+  switch (t) {
+    case DType::bf16: return ScalarType::BFloat16;
+    case DType::f16: return ScalarType::Half;
+    case DType::f32: break;
+  }
+  return ScalarType::Float;
+}
+
+std::string shape_string(const Tensor& t) { return join(t.sizes()); }
+
+const Arg& Arg::shape(std::initializer_list<int64_t> sizes, const char* meaning) const {
+  bool same = tensor.dim() == int64_t(sizes.size());
+  int64_t d = 0;
+  for (int64_t s : sizes) same = same && tensor.size(d++) == s;
+  WW_CHECK(same, op, ": '", name, "' has shape ", shape_string(tensor), ", expected ", meaning, " = ",
+           join(sizes));
+  return *this;
+}
+
+const Arg& Arg::dim(int64_t rank, const char* meaning) const {
+  WW_CHECK(tensor.dim() == rank, op, ": '", name, "' has shape ", shape_string(tensor), ", expected ",
+           meaning);
+  return *this;
+}
+
+const Arg& Arg::like(const Tensor& other, const char* other_name) const {
+  WW_CHECK(tensor.is_cpu() == other.is_cpu() && tensor.get_device_index() == other.get_device_index(), op,
+           ": '", name, "' is on ", tensor.is_cpu() ? "cpu" : "cuda", " but '", other_name, "' is not");
+  return *this;
+}
+
+DType Arg::floating() const {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return DType::f32;
+    case ScalarType::BFloat16: return DType::bf16;
+    case ScalarType::Half: return DType::f16;
+    default: fail(op, ": '", name, "' is ", scalar_name(tensor.scalar_type()),
+                  "; supported: float32, bfloat16, float16");
+  }
+}
+
+DType Arg::floating_of(DType a, DType b) const {
+  const ScalarType t = tensor.scalar_type();
+  WW_CHECK(t == scalar_type(a) || t == scalar_type(b), op, ": '", name, "' is ", scalar_name(t),
+           "; supported: ", dtype_name(a), a == b ? "" : ", ", a == b ? "" : dtype_name(b));
+  return t == scalar_type(a) ? a : b;
+}
+
+const Arg& Arg::int32() const {
+  WW_CHECK(tensor.scalar_type() == ScalarType::Int, op, ": '", name, "' is ",
+           scalar_name(tensor.scalar_type()), "; supported: int32");
+  return *this;
+}
+
+bool Arg::is_int64() const {
+  const ScalarType t = tensor.scalar_type();
+  WW_CHECK(t == ScalarType::Int || t == ScalarType::Long, op, ": '", name, "' is ", scalar_name(t),
+           "; supported: int32, int64");
+  return t == ScalarType::Long;
+}
+
+Tensor empty_strided(const Tensor& like, const int64_t* sizes, const int64_t* strides, int64_t rank,
+                     ScalarType dtype) {
+  int32_t device_type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes, strides, aoti_dtype(dtype), device_type,
+                                                  like.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
+Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  constexpr size_t kMaxRank = 5;
+  WW_CHECK(sizes.size() <= kMaxRank, "empty: rank ", sizes.size(), " is above ", kMaxRank);
+  int64_t strides[kMaxRank];
+  int64_t step = 1;
+  for (size_t d = sizes.size(); d-- > 0; step *= sizes.begin()[d] > 0 ? sizes.begin()[d] : 1)
+    strides[d] = step;
+  return empty_strided(like, sizes.begin(), strides, int64_t(sizes.size()), dtype);
+}
+
+}  // namespace ww

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// From torch tensors to raw params: the checks that name an argument, allocation, streams.
+// With module.cpp and the *_op.cpp files this folder is the only place that knows torch.
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "core/check.h"
+#include "core/types.h"
+
+namespace ww {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptTensor = std::optional<Tensor>;
+
+const char* scalar_name(ScalarType t);
+ScalarType scalar_type(DType t);
+std::string shape_string(const Tensor& t);
+
+// One op's argument, so that every message starts with "op: 'name'".
+struct Arg {
+  const char* op;
+  const char* name;
+  const Tensor& tensor;
+
+  int64_t size(int64_t dim) const { return tensor.size(dim); }
+  int64_t stride(int64_t dim) const { return tensor.stride(dim); }
+
+  const Arg& shape(std::initializer_list<int64_t> sizes, const char* meaning) const;
+  const Arg& dim(int64_t rank, const char* meaning) const;
+  const Arg& like(const Tensor& other, const char* other_name) const;  // same device
+  DType floating() const;                                              // float32, bfloat16 or float16
+  DType floating_of(DType a, DType b) const;                           // a or b only
+  const Arg& int32() const;
+  bool is_int64() const;                                               // int64 true, int32 false, else throws
+};
+
+// Uninitialised tensors on the device of `like`; empty() is row-major.
+Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype);
+Tensor empty_strided(const Tensor& like, const int64_t* sizes, const int64_t* strides, int64_t rank,
+                     ScalarType dtype);
+
+// The tensor itself if it is row-major already, else the one silent copy that an op may make.
+inline Tensor row_major(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline OptTensor row_major(const OptTensor& t) { return t ? OptTensor(row_major(*t)) : std::nullopt; }
+
+inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
+inline const void* data(const OptTensor& t) { return t ? t->const_data_ptr() : nullptr; }
+
+}  // namespace ww

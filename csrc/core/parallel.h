@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Threads and scratch memory for CPU kernels. The bindings install torch's parallel_for at load, so
+// torch.set_num_threads is honoured; without torch (C++ use) the loop runs on the calling thread.
+//
+// Work is cut into tasks whose results do not depend on who runs them: the same bits for any number of
+// threads. Bodies must not throw.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace ww {
+
+using RangeFn = void (*)(void* ctx, int64_t begin, int64_t end);
+using ParallelFor = void (*)(int64_t n, int64_t grain, RangeFn fn, void* ctx);
+
+void set_parallel_for(ParallelFor impl);
+void parallel_for_range(int64_t n, int64_t grain, RangeFn fn, void* ctx);
+
+// f(begin, end) over disjoint parts of [0, n), each at least `grain` long but for the last.
+template <typename F>
+static inline void parallel_for(int64_t n, int64_t grain, const F& f) {
+  parallel_for_range(
+      n, grain,
+      [](void* ctx, int64_t begin, int64_t end) { (*static_cast<const F*>(ctx))(begin, end); },
+      const_cast<F*>(&f));
+}
+
+// 64-byte aligned memory of the calling thread, uninitialised, valid until its next call on the same
+// thread. It is kept for later calls, since fresh pages cost more than the arithmetic they serve.
+void* thread_scratch(size_t bytes);
+
+// Hands out aligned pieces of one thread_scratch block: first measure with a null base, then carve.
+struct Carver {
+  char* base;
+  size_t used = 0;
+
+  template <typename T>
+  T* take(int64_t count) {
+    T* piece = reinterpret_cast<T*>(base + used);
+    used += (size_t(count) * sizeof(T) + 63) / 64 * 64;
+    return piece;
+  }
+};
+
+}  // namespace ww

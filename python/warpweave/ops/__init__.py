@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ops: torch functions over the native kernels. Each docstring is the op's contract."""
+
+from .causal_conv1d import causal_conv1d
+
+__all__ = ["causal_conv1d"]
