@@ -46,14 +46,7 @@ def causal_conv1d(
         raise ValueError(f"causal_conv1d: 'activation' is {activation!r}; supported: None, 'silu'")
     refuse_grad("causal_conv1d", x, weight, bias, initial_states)
     out, final_states = _op(
-        x,
-        weight,
-        bias,
-        initial_states,
-        seq_idx,
-        cu_seqlens,
-        _ACTIVATIONS[activation],
-        return_final_states,
+        x, weight, bias, initial_states, seq_idx, cu_seqlens, _ACTIVATIONS[activation], return_final_states
     )
     return (out, final_states) if return_final_states else out
 

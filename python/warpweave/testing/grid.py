@@ -25,7 +25,7 @@ def lengths(*tiles: int, longest: int = 1 << 20) -> list[int]:
 
 
 def strided(t: Tensor, pad: int = 3) -> Tensor:
-    """The values of `t` inside a larger one of NaN or the largest integer: every dimension padded, storage offset."""
+    """The values of `t` in a larger tensor of NaN (integers: the maximum), every dimension padded."""
     outer = [n + 2 * pad for n in t.shape]
     fill = float("nan") if t.is_floating_point() else torch.iinfo(t.dtype).max
     view = torch.full(outer, fill, dtype=t.dtype, device=t.device)
