@@ -25,9 +25,9 @@ def lengths(*tiles: int, longest: int = 1 << 20) -> list[int]:
 
 
 def strided(t: Tensor, pad: int = 3) -> Tensor:
-    """The values of `t` inside a larger tensor of NaN: every dimension padded, storage offset."""
+    """The values of `t` in a tensor of NaN (integers: the maximum), padded in every dimension."""
     outer = [n + 2 * pad for n in t.shape]
-    fill = float("nan") if t.is_floating_point() else -(2**20)
+    fill = float("nan") if t.is_floating_point() else torch.iinfo(t.dtype).max
     view = torch.full(outer, fill, dtype=t.dtype, device=t.device)
     for dim, n in enumerate(t.shape):
         view = view.narrow(dim, pad, n)
@@ -60,9 +60,9 @@ def time_steps(
     where softplus turns linear."""
     shape = tuple(shape)
     centre = torch.tensor([-18.0, -5.0, 0.0, 21.0], dtype=torch.float64)
-    kind = torch.multinomial(torch.tensor([1.0, 3, 3, 0.2]), max(1, torch.Size(shape).numel()), True,
-                             generator=g)[: torch.Size(shape).numel()]  # fmt: skip
-    return (centre[kind].view(shape) + normal(shape, g, torch.float64)).to(dtype)
+    kind = torch.tensor([0] * 3 + [1] * 8 + [2] * 8 + [3])  # odds of the four
+    kind = kind[torch.randint(len(kind), shape, generator=g)]
+    return (centre[kind] + normal(shape, g, torch.float64)).to(dtype)
 
 
 def decays(H: int) -> Tensor:
