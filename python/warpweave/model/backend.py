@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which implementation of the ops a model runs on, chosen in this one place."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+BACKENDS = ("native", "reference")
+_OPS = (
+    *("causal_conv1d", "causal_conv1d_update", "ssd_scan", "ssm_step"),
+    *("rms_norm", "moe_route", "moe_mlp", "latent_moe"),
+)
+
+
+def load_backend(name: str) -> SimpleNamespace:
+    """The ops of "native" (compiled kernels) or "reference" (plain torch, differentiable).
+
+    The reference scan is the sequential recurrence, except while gradients are enabled: a Python
+    loop over time is too slow to train with, so there it is the quadratic form, the same function
+    with O(T^2) memory. Raises ValueError for another name, ImportError if nothing was compiled.
+    """
+    if name == "native":
+        from .. import ops as source
+    elif name == "reference":
+        from .. import reference as source
+    else:
+        raise ValueError(f"backend {name!r} is not supported, only {BACKENDS}")
+    # Functions instead of the module, so that a model can be copied and pickled.
+    ops = SimpleNamespace(**{op: getattr(source, op) for op in _OPS})
+    if name == "reference":
+        ops.ssd_scan = _reference_scan
+    return ops
+
+
+def _reference_scan(*args: Any, **kwargs: Any) -> Any:
+    from .. import reference
+
+    quadratic = torch.is_grad_enabled()
+    return (reference.ssd_scan_quadratic if quadratic else reference.ssd_scan)(*args, **kwargs)

@@ -1,0 +1,510 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hybrid Mamba-Transformer language model, in one file.
+
+Every letter of `config.pattern` is one residual layer h = h + mixer(norm(h)) with its own norm:
+M Mamba-2, * grouped-query attention without positions, - dense relu^2 MLP, E mixture of experts
+(in a latent space if the config has one). Modules carry the released tensor names without their
+`backbone.` prefix; the experts of a layer are stacked into one (E, out, in) tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import checkpoint
+from .backend import load_backend
+from .cache import AttentionState, Cache, MambaState
+from .config import Config
+
+
+@dataclass
+class Sequences:
+    """Whose tokens a call carries: a (B, T) batch, or one packed row cut at `bounds`."""
+
+    past: list[int]  # tokens of each sequence before this call
+    cu_seqlens: Tensor | None = None
+    bounds: list[int] | None = None  # cu_seqlens on the host
+
+    def is_decode(self, T: int) -> bool:
+        """One new token for sequences that all have a state to continue."""
+        return self.bounds is None and T == 1 and min(self.past, default=0) > 0
+
+
+class Linear(nn.Linear):
+    """x W' + b computed in the dtype of x, so that fp32 weights can train a bf16 model."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float, ops: SimpleNamespace):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps, self.ops = eps, ops
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Any:
+        return self.ops.rms_norm(x, self.weight, eps=self.eps, **kwargs)
+
+
+class Fp32Module(nn.Module):
+    """Keeps the tensors named in `fp32` in fp32 when the model is cast to a narrower dtype."""
+
+    fp32: tuple[str, ...] = ()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fp32Module:
+        keep = {id(getattr(self, name)) for name in self.fp32}
+
+        def apply(t: Tensor) -> Tensor:
+            moved = fn(t)
+            narrowed = id(t) in keep and moved.dtype in (torch.bfloat16, torch.float16)
+            return t.to(moved.device) if narrowed else moved
+
+        return super()._apply(apply, recurse)  # type: ignore[no-any-return]
+
+
+class ConvWeights(nn.Module):
+    """The filters of the causal convolution, stored (C, 1, W) and used as (C, W)."""
+
+    def __init__(self, channels: int, width: int, bias: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, width))
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
+
+    def forward(self) -> tuple[Tensor, Tensor | None]:
+        return self.weight.squeeze(1), self.bias
+
+
+class Mamba2Mixer(Fp32Module):
+    """in_proj -> causal conv + silu -> state space scan -> gated group norm -> out_proj.
+
+    The packed in_proj output (B, T, z | x B C | dt) is never copied: conv, scan and norm read
+    their columns as strided views. arXiv 2405.21060.
+    """
+
+    fp32 = ("A_log", "D", "dt_bias")
+
+    def __init__(self, config: Config, ops: SimpleNamespace, dt_clamp: str):
+        super().__init__()
+        self.ops, self.chunk_size = ops, config.chunk_size
+        self.H, self.P = config.mamba_num_heads, config.mamba_head_dim
+        self.G, self.N = config.n_groups, config.ssm_state_size
+        self.in_proj = Linear(config.hidden_size, config.in_proj_rows, bias=config.use_bias)
+        self.conv1d = ConvWeights(config.conv_dim, config.conv_kernel, config.use_conv_bias)
+        self.A_log = nn.Parameter(torch.empty(self.H, dtype=torch.float32))
+        self.D = nn.Parameter(torch.empty(self.H, dtype=torch.float32))
+        self.dt_bias = nn.Parameter(torch.empty(self.H, dtype=torch.float32))
+        self.norm = RMSNorm(config.d_inner, config.layer_norm_epsilon, ops)
+        self.out_proj = Linear(config.d_inner, config.hidden_size, bias=config.use_bias)
+        self.scan_limit = self.step_limit = config.time_step_limit
+        if dt_clamp == "transformers":
+            self.scan_limit, self.step_limit = (config.time_step_min, math.inf), (0.0, math.inf)
+
+    def forward(self, u: Tensor, seqs: Sequences, state: MambaState | None) -> Tensor:
+        di, GN, ops = self.H * self.P, self.G * self.N, self.ops
+        z, xBC, dt = self.in_proj(u).split([di, di + 2 * GN, self.H], -1)
+        xBC = xBC.transpose(1, 2)  # (B, conv_dim, T)
+        conv = self.conv1d()
+        ssm = {"D": self.D, "dt_bias": self.dt_bias, "dt_softplus": True}
+        A = -torch.exp(self.A_log)
+
+        if state is not None and seqs.is_decode(u.shape[1]):
+            xBC = ops.causal_conv1d_update(xBC, state.conv, *conv, activation="silu")
+            y = ops.ssm_step(
+                state.ssm, *self._split(xBC, dt, A), dt_limit=self.step_limit, **ssm
+            )  # fmt: skip
+        elif state is None:
+            xBC = ops.causal_conv1d(xBC, *conv, activation="silu", cu_seqlens=seqs.cu_seqlens)
+            y = ops.ssd_scan(
+                *self._split(xBC, dt, A), chunk_size=self.chunk_size, dt_limit=self.scan_limit,
+                cu_seqlens=seqs.cu_seqlens, **ssm,
+            )  # fmt: skip
+        else:
+            xBC, conv_state = ops.causal_conv1d(
+                xBC, *conv, activation="silu", initial_states=state.conv,
+                cu_seqlens=seqs.cu_seqlens, return_final_states=True,
+            )  # fmt: skip
+            y, ssm_state = ops.ssd_scan(
+                *self._split(xBC, dt, A), chunk_size=self.chunk_size, dt_limit=self.scan_limit,
+                initial_states=state.ssm.to(A.dtype), cu_seqlens=seqs.cu_seqlens,
+                return_final_states=True, **ssm,
+            )  # fmt: skip
+            state.conv.copy_(conv_state)
+            state.ssm.copy_(ssm_state)
+        return self.out_proj(self.norm(y.flatten(2), gate=z, group_size=di // self.G))
+
+    def _split(self, xBC: Tensor, dt: Tensor, A: Tensor) -> tuple[Tensor, ...]:
+        """x (B,T,H,P), dt (B,T,H), A (H), B and C (B,T,G,N): the arguments of scan and step."""
+        GN = self.G * self.N
+        x, B, C = xBC.transpose(1, 2).split([self.H * self.P, GN, GN], -1)
+        B, C = B.unflatten(-1, (self.G, self.N)), C.unflatten(-1, (self.G, self.N))
+        return x.unflatten(-1, (self.H, self.P)), dt, A, B, C
+
+
+class Attention(nn.Module):
+    """Causal softmax(q k' / sqrt(head_dim)) v with grouped keys and no positional embedding."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        d, self.head_dim = config.hidden_size, config.head_dim
+        q, kv = (
+            config.num_attention_heads * self.head_dim,
+            config.num_key_value_heads * self.head_dim,
+        )
+        self.q_proj = Linear(d, q, bias=False)
+        self.k_proj = Linear(d, kv, bias=False)
+        self.v_proj = Linear(d, kv, bias=False)
+        self.o_proj = Linear(q, d, bias=False)
+
+    def forward(self, x: Tensor, seqs: Sequences, state: AttentionState | None) -> Tensor:
+        q, k, v = (
+            proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )  # (B, heads, T, head_dim)
+        if seqs.bounds is None:
+            if state is not None:
+                state.append(seqs.past, k, v)
+                length = max(seqs.past, default=0) + q.shape[2]
+                k, v = state.k[:, :, :length], state.v[:, :, :length]
+            y = attend(q, k, v, seqs.past)
+        else:
+            pieces = []
+            for i, (lo, hi) in enumerate(pairwise(seqs.bounds)):
+                qi, ki, vi = q[:, :, lo:hi], k[:, :, lo:hi], v[:, :, lo:hi]
+                if state is not None:
+                    state.append(seqs.past, ki, vi, row=i)
+                    end = seqs.past[i] + hi - lo
+                    ki, vi = state.k[i : i + 1, :, :end], state.v[i : i + 1, :, :end]
+                pieces.append(attend(qi, ki, vi, seqs.past[i : i + 1]))
+            y = torch.cat([q[:, :, :0], *pieces], 2)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, past: list[int]) -> Tensor:
+    """Attention of q (B,h,T,D) to k, v (B,kv,S,D); query t of row b sees keys up to past[b] + t."""
+    T, S = q.shape[2], k.shape[2]
+    if q.numel() == 0:
+        return q
+    uniform = len(set(past)) == 1
+    if uniform and (T == 1 or past[0] == 0):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=True)
+    last = torch.tensor(past[:1] if uniform else past, device=q.device)[:, None]
+    last = last + torch.arange(T, device=q.device)  # (B or 1, T)
+    mask = torch.arange(S, device=q.device) <= last[:, None, :, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+
+
+class MLP(nn.Module):
+    """down relu(up x)^2."""
+
+    def __init__(self, size: int, width: int, bias: bool):
+        super().__init__()
+        self.up_proj = Linear(size, width, bias=bias)
+        self.down_proj = Linear(width, size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.relu(self.up_proj(x)).square())
+
+
+class Router(Fp32Module):
+    """Sigmoid top-k router. The correction bias steers the choice only, never the weights; it is a
+    buffer because training moves it by counting tokens, not by gradients (arXiv 2408.15664)."""
+
+    fp32 = ("e_score_correction_bias",)
+    e_score_correction_bias: Tensor
+
+    def __init__(self, config: Config, ops: SimpleNamespace):
+        super().__init__()
+        self.ops = ops
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        bias = torch.zeros(config.n_routed_experts, dtype=torch.float32)
+        self.register_buffer("e_score_correction_bias", bias)
+        self.options = {
+            "top_k": config.num_experts_per_tok,
+            "n_group": config.n_group,
+            "topk_group": config.topk_group,
+            "normalize": config.norm_topk_prob,
+            "scale": config.routed_scaling_factor,
+        }
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (tokens, d) -> weights fp32 (tokens, k), indices int32 (tokens, k)."""
+        return self.ops.moe_route(x, self.weight, self.e_score_correction_bias, **self.options)
+
+
+class MoE(nn.Module):
+    """fc2(sum_k w_k expert_k(fc1 x)) + shared(x): the router and the shared expert see the full x,
+    the routed experts its latent projection (or x itself where the config has no latent size)."""
+
+    def __init__(self, config: Config, ops: SimpleNamespace):
+        super().__init__()
+        d, latent, E = config.hidden_size, config.moe_latent_size, config.n_routed_experts
+        I, width, bias = config.moe_intermediate_size, config.expert_width, config.mlp_bias
+        self.ops, self.bias = ops, bias
+        self.gate = Router(config, ops)
+        self.experts = nn.Module()
+        self.experts.up_proj = nn.Parameter(torch.empty(E, I, width))
+        self.experts.down_proj = nn.Parameter(torch.empty(E, width, I))
+        self.fc1_latent_proj = Linear(d, latent, bias=bias) if latent else None
+        self.fc2_latent_proj = Linear(latent, d, bias=bias) if latent else None
+        shared = config.moe_shared_expert_intermediate_size
+        self.shared_experts = MLP(d, shared, bias) if config.n_shared_experts else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        routing = self.gate(rows)
+        up, down = self.experts.up_proj.to(x.dtype), self.experts.down_proj.to(x.dtype)
+        fc1, fc2, shared = self.fc1_latent_proj, self.fc2_latent_proj, self.shared_experts
+        if self.bias:  # the fused op has no biases
+            latent = rows if fc1 is None else fc1(rows)
+            out = self.ops.moe_mlp(latent, up, down, *routing)
+            out = out if fc2 is None else fc2(out)
+            return (out if shared is None else out + shared(rows)).view_as(x)
+        linears = (fc1, fc2, shared and shared.up_proj, shared and shared.down_proj)
+        w1, w2, s1, s2 = (
+            None if linear is None else linear.weight.to(x.dtype) for linear in linears
+        )
+        return self.ops.latent_moe(rows, *routing, w1, up, down, w2, s1, s2).view_as(x)
+
+
+class Block(nn.Module):
+    """One residual layer, written so that the addition of the layer before and this layer's norm
+    are one pass over memory: (x, h) -> (mixer(norm(h + x)), h + x)."""
+
+    def __init__(self, config: Config, index: int, ops: SimpleNamespace, dt_clamp: str):
+        super().__init__()
+        letter, width = config.pattern[index], config.mlp_widths[index]
+        self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon, ops)
+        self.stateful = letter in "M*"
+        self.mixer: nn.Module
+        if letter == "M":
+            self.mixer = Mamba2Mixer(config, ops, dt_clamp)
+        elif letter == "*":
+            self.mixer = Attention(config)
+        elif width is not None:
+            self.mixer = MLP(config.hidden_size, width, config.mlp_bias)
+        else:
+            self.mixer = MoE(config, ops)
+
+    def forward(
+        self,
+        x: Tensor | None,
+        h: Tensor,
+        seqs: Sequences,
+        state: MambaState | AttentionState | None,
+    ) -> tuple[Tensor, Tensor]:
+        if x is None:
+            v = self.norm(h)
+        else:
+            v, h = self.norm(x, residual=h)
+        return (self.mixer(v, seqs, state) if self.stateful else self.mixer(v)), h
+
+
+class Model(nn.Module):
+    """Embedding, the layers of `config.pattern`, a last norm and the language model head.
+
+    dtype: torch.bfloat16 or torch.float32 (torch.float64 on the reference backend). A_log, D,
+    dt_bias and the routers' correction biases are always fp32. compute_dtype is the dtype of the
+    activations, by default `dtype`; a narrower one trains fp32 weights in bf16 products.
+    backend: "native" kernels or "reference" (plain torch, differentiable, see `load_backend`).
+    dt_clamp: "config" clamps the time step to config.time_step_limit everywhere, the published
+    definition; "transformers" reproduces transformers' NemotronHForCausalLM, which raises dt to at
+    least time_step_min over a whole prompt but not in its single-token step.
+    A model that is not loaded from a checkpoint starts from random weights (see `init_weights`).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        backend: str = "native",
+        dt_clamp: str = "config",
+        compute_dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        supported = (torch.bfloat16, torch.float32) + (torch.float64,) * (backend == "reference")
+        for name, value in (("dtype", dtype), ("compute_dtype", compute_dtype or dtype)):
+            if value not in supported:
+                raise ValueError(f"{name} {value} is not supported, only {supported}")
+        if dt_clamp not in ("config", "transformers"):
+            raise ValueError(f"dt_clamp {dt_clamp!r} must be 'config' or 'transformers'")
+        self.config, self.compute_dtype = config, compute_dtype or dtype
+        self.unused_tensors: list[str] = []  # names a checkpoint holds that this model does not run
+        ops = load_backend(backend)
+        with torch.device("meta"):
+            self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+            self.layers = nn.ModuleList(
+                Block(config, i, ops, dt_clamp) for i in range(config.num_hidden_layers)
+            )
+            self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon, ops)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.to(dtype)
+        if torch.device(device).type != "meta":
+            self.to_empty(device=device)
+            self.init_weights()
+        self.tie_weights()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embeddings.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embeddings.weight.device
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> Model:
+        """The model of a checkpoint directory. Options are those of `checkpoint.load` (dtype,
+        device, progress) and of this class (backend, dt_clamp, compute_dtype)."""
+        return checkpoint.load(cls, path, **options).eval()
+
+    def save_pretrained(self, path: str | Path, **options: Any) -> None:
+        """Write the released layout; options dtype and max_shard_bytes, see `checkpoint.save`."""
+        checkpoint.save(self, path, **options)
+
+    def tie_weights(self) -> None:
+        """Share the embedding with the head where the config says so."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.embeddings.weight
+
+    def tied_names(self) -> set[str]:
+        """Names of tensors that are another tensor of the model, and so not in a checkpoint."""
+        return {"lm_head.weight"} if self.config.tie_word_embeddings else set()
+
+    def fp32_names(self) -> set[str]:
+        """Names of the tensors that stay fp32 whatever the model's dtype."""
+        return {
+            f"{path}.{name}"
+            for path, module in self.named_modules()
+            if isinstance(module, Fp32Module)
+            for name in module.fp32
+        }
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Random weights, from torch's global generator.
+
+        | tensors                                   | values                                         |
+        |-------------------------------------------|------------------------------------------------|
+        | matrices, embeddings, routers             | normal, std = initializer_range                |
+        | the projections back to the residual      | the same / sqrt(layers), if                    |
+        |   (out, o, down, fc2_latent)              |   rescale_prenorm_residual                     |
+        | conv1d.weight                             | uniform in +-1/sqrt(W)                         |
+        | A_log, D                                  | log of uniform in [1, 16], one                 |
+        | dt_bias                                   | softplus(dt_bias) log-uniform in               |
+        |                                           |   [time_step_min, time_step_max]               |
+        | norms; biases                             | one; zero                                      |
+        """
+        config, std = self.config, self.config.initializer_range
+        back = (
+            "out_proj.weight",
+            "o_proj.weight",
+            "down_proj.weight",
+            "down_proj",
+            "fc2_latent_proj.weight",
+        )
+        scale = config.num_hidden_layers**-0.5 if config.rescale_prenorm_residual else 1.0
+        for name, p in [*self.named_parameters(), *self.named_buffers()]:
+            if name.endswith(("bias", "correction_bias")) and not name.endswith("dt_bias"):
+                p.zero_()
+            elif name.endswith(("norm.weight", "norm_f.weight", "mixer.D")):
+                p.fill_(1)
+            elif name.endswith("conv1d.weight"):
+                p.uniform_(-(config.conv_kernel**-0.5), config.conv_kernel**-0.5)
+            elif name.endswith("A_log"):
+                p.uniform_(1, 16).log_()
+            elif name.endswith("dt_bias"):
+                low, high = math.log(config.time_step_min), math.log(config.time_step_max)
+                dt = torch.empty_like(p).uniform_(low, high).exp().clamp(min=config.time_step_floor)
+                p.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+            else:
+                p.normal_(0, std * scale if name.endswith(back) else std)
+
+    def new_cache(self, batch_size: int = 1, *, capacity: int = 0) -> Cache:
+        """An empty cache for `batch_size` sequences of this model."""
+        return Cache(
+            self.config, batch_size, dtype=self.compute_dtype, device=self.device, capacity=capacity
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        cache: Cache | None = None,
+        logits_to_keep: int | Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor:
+        """Logits, fp32 (B, T, vocab), of the token after each of input_ids (B, T).
+
+        cache: continue the sequences it holds and advance it; any split of a sequence into calls
+        gives the result of one call. Rows of one batch may have pasts of different length.
+        cu_seqlens (num_seqs+1,) int32 or int64: input_ids is one packed row (1, T), sequence i is
+        its tokens cu_seqlens[i] to cu_seqlens[i+1] (possibly none) and row i of the cache; this is
+        how prompts of different length go through one call without padding.
+        logits_to_keep: None or 0 keeps all positions, n the last n, a 1-D tensor those indices.
+        Raises ValueError or TypeError before the cache is touched.
+        """
+        seqs = self._sequences(input_ids, cache, cu_seqlens)
+        if isinstance(logits_to_keep, int):
+            if logits_to_keep < 0 or (logits_to_keep and cu_seqlens is not None):
+                raise ValueError(
+                    f"logits_to_keep {logits_to_keep} must be None, 0, a positive count (not with "
+                    "cu_seqlens) or a tensor of indices"
+                )
+            keep: Any = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
+        else:
+            keep = slice(None) if logits_to_keep is None else logits_to_keep
+        h = self.embeddings(input_ids).to(self.compute_dtype)
+        if cache is not None:
+            cache.reserve(max(cache.lengths, default=0) + input_ids.shape[1])
+        x: Tensor | None = None
+        for i, layer in enumerate(self.layers):
+            x, h = layer(x, h, seqs, None if cache is None else cache.layers[i])
+        if cache is not None:
+            bounds = seqs.bounds
+            for b, past in enumerate(seqs.past):
+                cache.lengths[b] = past + (
+                    bounds[b + 1] - bounds[b] if bounds else input_ids.shape[1]
+                )
+        assert x is not None  # the pattern has at least one layer
+        v, _ = self.norm_f(x[:, keep], residual=h[:, keep])
+        return self.lm_head(v).float() if v.dtype != torch.float64 else self.lm_head(v)
+
+    def _sequences(self, ids: Tensor, cache: Cache | None, cu_seqlens: Tensor | None) -> Sequences:
+        """Check the shapes of a call against each other."""
+        if ids.dim() != 2 or ids.is_floating_point():
+            raise ValueError(
+                f"input_ids must be integers (B, T), got {ids.dtype} {tuple(ids.shape)}"
+            )
+        bounds = None
+        if cu_seqlens is not None:
+            bounds = cu_seqlens.tolist()
+            ordered = all(a <= b for a, b in pairwise(bounds))
+            if (
+                ids.shape[0] != 1
+                or not bounds
+                or bounds[0] != 0
+                or bounds[-1] != ids.shape[1]
+                or not ordered
+            ):
+                raise ValueError(
+                    f"cu_seqlens {bounds} must rise from 0 to the length of one packed row, "
+                    f"input_ids is {tuple(ids.shape)}"
+                )
+        count = ids.shape[0] if bounds is None else len(bounds) - 1
+        if cache is not None and cache.batch_size != count:
+            raise ValueError(f"cache holds {cache.batch_size} sequences, the call has {count}")
+        return Sequences([0] * count if cache is None else list(cache.lengths), cu_seqlens, bounds)

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every op of `warpweave.ops` written from its definition in plain torch.
+
+The functions take the arguments of their namesakes in `warpweave.ops`. They compute in float64 if
+an argument is float64 and else in float32, round where the contract rounds, and are differentiable
+for every float argument. They are what the kernels are tested against, and slow on purpose.
+"""
+
+from .causal_conv1d import causal_conv1d
+from .causal_conv1d_update import causal_conv1d_update
+from .grouped_gemm import grouped_gemm
+from .latent_moe import latent_moe
+from .moe_mlp import moe_mlp
+from .moe_route import moe_route
+from .rms_norm import rms_norm
+from .ssd_scan import ssd_scan
+from .ssd_scan_quadratic import ssd_scan_quadratic
+from .ssm_step import ssm_step
+
+__all__ = [
+    "causal_conv1d",
+    "causal_conv1d_update",
+    "grouped_gemm",
+    "latent_moe",
+    "moe_mlp",
+    "moe_route",
+    "rms_norm",
+    "ssd_scan",
+    "ssd_scan_quadratic",
+    "ssm_step",
+]
