@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/tensor.h"
 
+#include <algorithm>
+
 namespace ww {
 namespace {
 
@@ -62,6 +64,14 @@ const Arg& Arg::shape(std::initializer_list<int64_t> sizes, const char* meaning)
   return *this;
 }
 
+const Arg& Arg::same_shape(const Tensor& other, const char* other_name) const {
+  const auto mine = tensor.sizes(), theirs = other.sizes();
+  WW_CHECK(std::equal(mine.begin(), mine.end(), theirs.begin(), theirs.end()), op, ": '", name,
+           "' has shape ", shape_string(tensor), ", expected that of '", other_name, "' = ",
+           shape_string(other));
+  return *this;
+}
+
 const Arg& Arg::dim(int64_t rank, const char* meaning) const {
   WW_CHECK(tensor.dim() == rank, op, ": '", name, "' has shape ", shape_string(tensor), ", expected ",
            meaning);
@@ -114,14 +124,29 @@ Tensor empty_strided(const Tensor& like, const int64_t* sizes, const int64_t* st
   return Tensor(handle);
 }
 
-Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  constexpr size_t kMaxRank = 5;
-  WW_CHECK(sizes.size() <= kMaxRank, "empty: rank ", sizes.size(), " is above ", kMaxRank);
+Tensor empty(const Tensor& like, const int64_t* sizes, int64_t rank, ScalarType dtype) {
+  constexpr int64_t kMaxRank = 8;
+  WW_CHECK(rank <= kMaxRank, "empty: rank ", rank, " is above ", kMaxRank);
   int64_t strides[kMaxRank];
   int64_t step = 1;
-  for (size_t d = sizes.size(); d-- > 0; step *= sizes.begin()[d] > 0 ? sizes.begin()[d] : 1)
-    strides[d] = step;
-  return empty_strided(like, sizes.begin(), strides, int64_t(sizes.size()), dtype);
+  for (int64_t d = rank; d-- > 0; step *= sizes[d] > 0 ? sizes[d] : 1) strides[d] = step;
+  return empty_strided(like, sizes, strides, rank, dtype);
+}
+
+Rows rows_of(const Tensor& t) {
+  const auto sizes = t.sizes(), strides = t.strides();
+  const int64_t last = t.dim() - 1;
+  int64_t stride = 0, step = -1;  // of the innermost leading axis; what the next one must have
+  bool rows = sizes[last] <= 1 || strides[last] == 1;
+  for (int64_t d = last; rows && d-- > 0;) {
+    if (sizes[d] == 1) continue;
+    if (step < 0) stride = strides[d];
+    else rows = strides[d] == step;
+    step = strides[d] * sizes[d];
+  }
+  if (rows) return {t, stride};
+  const Tensor copy = torch::stable::contiguous(t);
+  return {copy, sizes[last]};
 }
 
 }  // namespace ww

@@ -2,5 +2,6 @@
 """The ops: torch functions over the native kernels. Each docstring is the op's contract."""
 
 from .causal_conv1d import causal_conv1d
+from .rms_norm import rms_norm
 
-__all__ = ["causal_conv1d"]
+__all__ = ["causal_conv1d", "rms_norm"]
