@@ -2,6 +2,7 @@
 #include "bindings/tensor.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace ww {
 namespace {
@@ -55,12 +56,10 @@ ScalarType scalar_type(DType t) {
 
 std::string shape_string(const Tensor& t) { return join(t.sizes()); }
 
-const Arg& Arg::shape(std::initializer_list<int64_t> sizes, const char* meaning) const {
-  bool same = tensor.dim() == int64_t(sizes.size());
-  int64_t d = 0;
-  for (int64_t s : sizes) same = same && tensor.size(d++) == s;
-  WW_CHECK(same, op, ": '", name, "' has shape ", shape_string(tensor), ", expected ", meaning, " = ",
-           join(sizes));
+const Arg& Arg::shape(const int64_t* sizes, int64_t rank, const char* meaning) const {
+  const auto mine = tensor.sizes();
+  WW_CHECK(std::equal(mine.begin(), mine.end(), sizes, sizes + rank), op, ": '", name, "' has shape ",
+           shape_string(tensor), ", expected ", meaning, " = ", join(std::vector(sizes, sizes + rank)));
   return *this;
 }
 

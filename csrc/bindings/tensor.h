@@ -35,7 +35,10 @@ struct Arg {
   int64_t size(int64_t dim) const { return tensor.size(dim); }
   int64_t stride(int64_t dim) const { return tensor.stride(dim); }
 
-  const Arg& shape(std::initializer_list<int64_t> sizes, const char* meaning) const;
+  const Arg& shape(const int64_t* sizes, int64_t rank, const char* meaning) const;
+  const Arg& shape(std::initializer_list<int64_t> sizes, const char* meaning) const {
+    return shape(sizes.begin(), int64_t(sizes.size()), meaning);
+  }
   const Arg& same_shape(const Tensor& other, const char* other_name) const;
   const Arg& dim(int64_t rank, const char* meaning) const;
   const Arg& like(const Tensor& other, const char* other_name) const;  // same device

@@ -3,5 +3,6 @@
 
 from .causal_conv1d import causal_conv1d
 from .rms_norm import rms_norm
+from .ssm_step import ssm_step
 
-__all__ = ["causal_conv1d", "rms_norm"]
+__all__ = ["causal_conv1d", "rms_norm", "ssm_step"]
