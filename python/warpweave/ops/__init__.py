@@ -3,7 +3,8 @@
 
 from .causal_conv1d import causal_conv1d
 from .causal_conv1d_update import causal_conv1d_update
+from .moe_route import moe_route
 from .rms_norm import rms_norm
 from .ssm_step import ssm_step
 
-__all__ = ["causal_conv1d", "causal_conv1d_update", "rms_norm", "ssm_step"]
+__all__ = ["causal_conv1d", "causal_conv1d_update", "moe_route", "rms_norm", "ssm_step"]
