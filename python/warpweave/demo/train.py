@@ -8,6 +8,7 @@ released layout with its tokenizer and card. Running the command again continues
 import argparse
 import json
 import math
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,16 +22,16 @@ from torch import Tensor, nn
 from warpweave.demo import corpus
 from warpweave.demo.export import export
 from warpweave.model import Config, Model
-from warpweave.model.model import Router
+from warpweave.model.model import Mamba2Mixer, Router
 
-CONFIG: dict[str, Any] = dict(
-    hybrid_override_pattern="M-M*EM-*E",
-    vocab_size=3072, hidden_size=256, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
-    intermediate_size=768, mamba_num_heads=8, mamba_head_dim=64, ssm_state_size=64, n_groups=2,
-    chunk_size=64, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=256,
-    moe_shared_expert_intermediate_size=256, moe_latent_size=128, routed_scaling_factor=2.5,
-    max_position_embeddings=4096, initializer_range=0.04,
-)  # fmt: skip
+CONFIG: dict[str, Any] = {
+    "hybrid_override_pattern": "M-M*EM-*E", "vocab_size": 3072, "hidden_size": 256,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 768,
+    "mamba_num_heads": 8, "mamba_head_dim": 64, "ssm_state_size": 64, "n_groups": 2,
+    "chunk_size": 64, "n_routed_experts": 8, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256, "moe_shared_expert_intermediate_size": 256,
+    "moe_latent_size": 128, "routed_scaling_factor": 2.5, "initializer_range": 0.04,
+}  # fmt: skip
 SPECIAL = ["<pad>", "<s>", "</s>"]  # the config's default pad, bos and eos ids 0, 1, 2
 
 
@@ -39,12 +40,13 @@ class Recipe:
     """What decides the result beside the configuration and the corpus."""
 
     seed: int = 1
-    steps: int = 4000
-    batch: int = 16  # sequences
-    length: int = 256  # tokens each
-    lr: float = 3e-3
-    final_lr: float = 1e-4
+    steps: int = 3000
+    batch: int = 8  # sequences
+    length: int = 512  # tokens each
+    lr: float = 2e-3
+    final_lr: float = 5e-5
     warmup: int = 100  # steps
+    decay: int = 1000  # steps
     weight_decay: float = 0.1  # of matrices
     clip: float = 1.0
     bias_rate: float = 1e-3  # router bias update (arXiv 2408.15664)
@@ -95,6 +97,14 @@ def count_tokens(model: Model) -> dict[Router, Tensor]:
     return counts
 
 
+def prepare_ops(model: Model) -> None:
+    """Keep autocast out of the scan, whose states and decays are fp32 everywhere, and the compiler
+    out of the experts, whose sizes change with every batch."""
+    ops = next(m.ops for m in model.modules() if isinstance(m, Mamba2Mixer))  # one for all layers
+    ops.ssd_scan = torch.autocast("cpu", enabled=False)(ops.ssd_scan)
+    ops.latent_moe = torch.compiler.disable(ops.latent_moe)  # type: ignore[no-untyped-call]
+
+
 def balance(counts: dict[Router, Tensor], rate: float) -> None:
     """Move each router's bias towards the experts with fewer tokens than the mean."""
     for router, tokens in counts.items():
@@ -103,11 +113,25 @@ def balance(counts: dict[Router, Tensor], rate: float) -> None:
 
 
 def learning_rate(step: int, r: Recipe) -> float:
-    """Linear warm-up, then a cosine down to final_lr."""
-    if step < r.warmup:
-        return r.lr * (step + 1) / r.warmup
-    done = (step - r.warmup) / max(1, r.steps - r.warmup)
-    return r.final_lr + 0.5 * (r.lr - r.final_lr) * (1 + math.cos(math.pi * done))
+    """Linear warm-up, constant, and a cosine to final_lr over the last `decay` steps.
+
+    The constant part may be prolonged after the fact, which a cosine over the whole run may not.
+    """
+    down = max(0.0, (step - (r.steps - r.decay)) / r.decay)
+    high = r.lr * min(1.0, (step + 1) / r.warmup)
+    return r.final_lr + 0.5 * (high - r.final_lr) * (1 + math.cos(math.pi * down))
+
+
+def resume(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
+    """The saved state, if its recipe is the fresh one's or differs in steps not yet decided on."""
+    state: dict[str, Any] = torch.load(path)
+    steps = min(state["recipe"]["steps"], fresh["recipe"]["steps"])
+    undecided = state["step"] <= steps - fresh["recipe"]["decay"]
+    same = state["recipe"] == fresh["recipe"]
+    same |= undecided and state["recipe"] | {"steps": 0} == fresh["recipe"] | {"steps": 0}
+    if not same or state["config"] != fresh["config"]:
+        raise ValueError(f"{path} at step {state['step']} has another recipe: {state['recipe']}")
+    return state | {"recipe": fresh["recipe"]}
 
 
 def bits_per_byte(model: Model, tokenizer: Tokenizer, texts: list[str], window: int = 512) -> float:
@@ -132,7 +156,7 @@ def optimizer_for(model: Model, r: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=r.lr, betas=(0.9, 0.95), fused=True)
 
 
-def train(out: Path, r: Recipe, every: int) -> tuple[dict[str, Any], Tokenizer]:
+def train(out: Path, r: Recipe, every: int, eager: bool) -> tuple[dict[str, Any], Tokenizer]:
     """Train, or continue, up to r.steps; the state as in `state.pt`, with the best weights."""
     (out / "corpus").mkdir(parents=True, exist_ok=True)
     texts, held_out = corpus.split(corpus.fetch(out / "corpus"))
@@ -142,16 +166,15 @@ def train(out: Path, r: Recipe, every: int) -> tuple[dict[str, Any], Tokenizer]:
     model = Model(Config.from_dict(CONFIG), backend="reference")
     optimizer = optimizer_for(model, r)
     counts = count_tokens(model)
+    prepare_ops(model)
+    forward = model if eager else torch.compile(model)
     state: dict[str, Any] = {
         "recipe": asdict(r), "config": CONFIG, "step": 0, "seconds": 0.0, "log": [],
         "train_tokens": len(tokens), "train_bytes": sum(len(t.encode()) for t in texts),
         "test_bytes": sum(len(t.encode()) for t in held_out), "best": {"bits_per_byte": math.inf},
     }  # fmt: skip
     if (out / "state.pt").exists():
-        saved = torch.load(out / "state.pt")
-        if saved["recipe"] != state["recipe"] or saved["config"] != CONFIG:
-            raise ValueError(f"{out / 'state.pt'} has another recipe: {saved['recipe']}")
-        state = saved
+        state = resume(out / "state.pt", state)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     losses: list[float] = []
@@ -160,17 +183,19 @@ def train(out: Path, r: Recipe, every: int) -> tuple[dict[str, Any], Tokenizer]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, r)
         ids = batch_at(tokens, step, r)
-        # fp32 weights and residuals; bf16 in the matrix products alone.
+        # bf16 activations and products on fp32 weights
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model(ids[:, :-1])
+            logits = forward(ids[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(model.parameters(), r.clip)
         optimizer.step()
         optimizer.zero_grad()
         balance(counts, r.bias_rate)
         losses.append(loss.item())
-        if len(losses) < every and step + 1 < r.steps:
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"the loss of step {step + 1} is {losses[-1]}")
+        if (step + 1) % every and step + 1 not in (r.steps, r.steps - r.decay):
             continue
         state["seconds"] += time.perf_counter() - began
         entry = {
@@ -193,6 +218,8 @@ def train(out: Path, r: Recipe, every: int) -> tuple[dict[str, Any], Tokenizer]:
             state["best"] = entry | {"model": weights}
         torch.save(state, out / "state.tmp")
         (out / "state.tmp").replace(out / "state.pt")
+        if step + 1 == r.steps - r.decay:  # from here a longer run can start
+            shutil.copy(out / "state.pt", out / "before_decay.pt")
         losses.clear()
         began = time.perf_counter()
     return state, tokenizer
@@ -206,9 +233,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--eager", action="store_true", help="no torch.compile: half the speed, needs no compiler"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    state, tokenizer = train(args.out, Recipe(steps=args.steps), args.every)
+    state, tokenizer = train(args.out, Recipe(steps=args.steps), args.every, args.eager)
     export(args.out / "model", state, tokenizer)
 
 

@@ -66,7 +66,7 @@ def load(
 ) -> Model:
     """Build the model on the meta device, check every name and shape, then copy tensor by tensor.
 
-    Memory peaks at the weights plus one tensor. dtype None is bf16 if the embeddings are stored in
+    Memory peaks at the weights plus a few MB. dtype None is bf16 if the embeddings are stored in
     16 bits, else fp32. Raises CheckpointError before anything is allocated, and ValueError for the
     configuration. Tensors of other networks (mtp.*) go to `model.unused_tensors`, with a warning.
     """
@@ -152,7 +152,9 @@ def read_directory(path: Path) -> Stored:
                 name, expert = f"{match[1]}.{match[3]}", int(match[2])
             parts = stored.pieces.setdefault(name, {})
             if expert in parts or (parts and (expert is None or None in parts)):
-                problems.append(f"{full_name} is stored twice")
+                problems.append(
+                    f"{disk_name(name, expert if expert in parts else None)} is stored twice"
+                )
             parts[expert] = entry
     if problems:
         raise CheckpointError(path, problems)

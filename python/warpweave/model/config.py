@@ -149,6 +149,11 @@ class Config:
         self._check_divisible("n_routed_experts", "n_group")
         if not 2 <= self.conv_kernel <= 4:
             raise ValueError(f"conv_kernel must be 2, 3 or 4, got {self.conv_kernel}")
+        if not 0 < self.time_step_min <= self.time_step_max:
+            raise ValueError(
+                f"time_step_min {self.time_step_min} and time_step_max {self.time_step_max} must "
+                "satisfy 0 < min <= max"
+            )
         if self.mamba_ssm_cache_dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(
                 "mamba_ssm_cache_dtype must be float32, bfloat16 or float16, "
@@ -283,7 +288,7 @@ class Config:
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """Config from the keys of a `config.json`, in any released spelling.
 
-        null counts as absent. A multimodal file is read at its `text_config` or `llm_config`.
+        null counts as absent, except for token ids. A multimodal file is read at its `text_config` or `llm_config`.
         Raises ValueError for unknown keys (listing all of them), unsupported values, and two
         spellings of one field that disagree.
         """
@@ -292,7 +297,8 @@ class Config:
                 return cls.from_dict(values[nested])
         if values.get("block_configs") or values.get("model_type") == "nemotron_h_puzzle":
             raise ValueError("block_configs (nemotron_h_puzzle, per-layer sizes) is not supported")
-        values = {key: value for key, value in values.items() if value is not None}
+        nullable = ("pad_token_id", "bos_token_id", "eos_token_id")
+        values = {k: value for k, value in values.items() if value is not None or k in nullable}
         known: dict[str, Any] = {}
         patterns = _patterns(values)
         for key, value in values.items():

@@ -10,7 +10,7 @@ M Mamba-2, * grouped-query attention without positions, - dense relu^2 MLP, E mi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +25,7 @@ from . import checkpoint
 from .backend import load_backend
 from .cache import AttentionState, Cache, MambaState
 from .config import Config
+from .generate import PREFILL_CHUNK, Sampler, generate_tokens
 
 
 @dataclass
@@ -43,9 +44,17 @@ class Sequences:
 class Linear(nn.Linear):
     """x W' + b computed in the dtype of x, so that fp32 weights can train a bf16 model."""
 
+    def reset_parameters(self) -> None:
+        """Nothing: `Model.init_weights` is the one place that chooses starting values."""
+
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        """Nothing, as for `Linear`."""
 
 
 class RMSNorm(nn.Module):
@@ -341,11 +350,11 @@ class Model(nn.Module):
                 raise ValueError(f"{name} {value} is not supported, only {supported}")
         if dt_clamp not in ("config", "transformers"):
             raise ValueError(f"dt_clamp {dt_clamp!r} must be 'config' or 'transformers'")
-        self.config, self.compute_dtype = config, compute_dtype or dtype
+        self.config, self._compute_dtype = config, compute_dtype
         self.unused_tensors: list[str] = []  # names a checkpoint holds that this model does not run
         ops = load_backend(backend)
         with torch.device("meta"):
-            self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+            self.embeddings = Embedding(config.vocab_size, config.hidden_size)
             self.layers = nn.ModuleList(
                 Block(config, i, ops, dt_clamp) for i in range(config.num_hidden_layers)
             )
@@ -360,6 +369,10 @@ class Model(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.embeddings.weight.dtype
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self._compute_dtype or self.dtype
 
     @property
     def device(self) -> torch.device:
@@ -508,3 +521,42 @@ class Model(nn.Module):
         if cache is not None and cache.batch_size != count:
             raise ValueError(f"cache holds {cache.batch_size} sequences, the call has {count}")
         return Sequences([0] * count if cache is None else list(cache.lengths), cu_seqlens, bounds)
+
+    def generate(
+        self,
+        input_ids: Tensor | Sequence[Tensor],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        eos_token_ids: Sequence[int] | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
+    ) -> Any:
+        """Continue prompts, greedily at temperature 0, else by nucleus sampling.
+
+        input_ids (B, T) returns int64 (B, T + new), new at most max_new_tokens; rows that ended
+        earlier than others are filled with pad_token_id. A list of B tensors (T_b,) of any lengths
+        returns a list of B tensors (T_b + new_b,). Either way the end token is part of the result
+        and every sequence is computed without padding. eos_token_ids defaults to the config's.
+        """
+        prompts = [row.to(self.device, torch.int64) for row in input_ids]
+        eos = self.config.eos_token_ids if eos_token_ids is None else eos_token_ids
+        steps = generate_tokens(
+            self,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            sampler=Sampler(temperature, top_p, seed, self.device),
+            eos=eos,
+            prefill_chunk=prefill_chunk,
+        )
+        new = list(zip(*steps, strict=True)) or [()] * len(prompts)
+        if isinstance(input_ids, Tensor):
+            pad = self.config.pad_token_id or 0
+            rows = [[pad if token is None else token for token in row] for row in new]
+            grown = torch.tensor(rows, dtype=torch.int64, device=input_ids.device)
+            return torch.cat(
+                [input_ids.long(), grown.view(len(rows), len(new[0]) if new else 0)], 1
+            )
+        kept = ([token for token in row if token is not None] for row in new)
+        return [torch.cat([p, p.new_tensor(row)]) for p, row in zip(prompts, kept, strict=True)]

@@ -37,6 +37,7 @@ DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER = 100 << 20  # the limit of the format's own implementation
+_PIECE = 1 << 21  # elements copied before their pages are given back
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,13 @@ def _entry(path: Path, base: int, name: str, info: dict) -> Entry:
 
 
 class Reader:
-    """Copies tensors out of memory-mapped files, keeping at most one tensor's pages resident."""
+    """Copies tensors out of memory-mapped files, keeping a few MB of their pages resident."""
 
     def __init__(self) -> None:
         self._maps: dict[Path, mmap.mmap] = {}
 
     def copy(self, entry: Entry, out: Tensor) -> None:
-        """out.copy_ of the stored tensor: converts the dtype, moves to the device."""
+        """Copy the stored tensor to a contiguous one of its shape, any dtype and device."""
         if entry.nbytes == 0:
             return
         if entry.path not in self._maps:
@@ -97,12 +98,16 @@ class Reader:
                 # A private map: torch wants writable memory, though nothing is written here.
                 self._maps[entry.path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         data = self._maps[entry.path]
-        flat = torch.frombuffer(data, dtype=torch.uint8, count=entry.nbytes, offset=entry.start)
-        if entry.start % entry.dtype.itemsize:
-            flat = flat.clone()  # the format does not promise alignment, a dtype view needs it
-        out.copy_(flat.view(entry.dtype).view(entry.shape))
-        page = entry.start - entry.start % mmap.PAGESIZE
-        data.madvise(mmap.MADV_DONTNEED, page, entry.start + entry.nbytes - page)
+        itemsize, target = entry.dtype.itemsize, out.view(-1)
+        for lo in range(0, target.numel(), _PIECE):
+            piece = target[lo : lo + _PIECE]
+            start, nbytes = entry.start + lo * itemsize, piece.numel() * itemsize
+            raw = torch.frombuffer(data, dtype=torch.uint8, count=nbytes, offset=start)
+            # The format does not promise alignment, which a view of another dtype needs.
+            raw = raw.clone() if start % itemsize else raw
+            piece.copy_(raw.view(entry.dtype))
+            page = start - start % mmap.PAGESIZE
+            data.madvise(mmap.MADV_DONTNEED, page, start + nbytes - page)
 
 
 def write(path: Path, tensors: Sequence[tuple[str, Tensor, torch.dtype]]) -> None:
