@@ -15,7 +15,7 @@ void causal_conv1d_update_check(const CausalConv1dUpdateParams& p) {
   WW_CHECK(p.S >= p.W - 1, op, ": 'conv_state' has ", p.S, " columns; supported: at least W-1 = ", p.W - 1);
   WW_CHECK(p.weight_dtype == p.dtype || p.weight_dtype == DType::f32, op, ": 'weight' is ",
            dtype_name(p.weight_dtype), "; supported: float32 or the dtype of 'x', ", dtype_name(p.dtype));
-  WW_CHECK(p.state_indices || p.slots == p.B, op, ": 'conv_state' has ", p.slots,
+  WW_CHECK(p.state_indices || p.slots == p.B || p.B == 0, op, ": 'conv_state' has ", p.slots,
            " rows; supported without conv_state_indices: the batch size of 'x', ", p.B);
   const int64_t sizes[] = {p.slots, p.C, p.S};
   for (int d = 0; d < 3; ++d)
