@@ -36,9 +36,12 @@ def doubled(case: Case) -> Case:
     return {name: widen(value) for name, value in case.items()}
 
 
-def check_case(op: kit.Op, reference: kit.Op, case: Case, mutated: Iterable[str] = ()) -> None:
+def check_case(
+    op: kit.Op, reference: kit.Op, case: Case, mutated: Iterable[str] = (), axis: int = -1
+) -> None:
     """Accuracy of every result and mutated argument against the reference in float64, with the
-    reference at the case's own dtype as the baseline; rounding too where it is to 16 bits."""
+    reference at the case's own dtype as the baseline; rounding too where it is to 16 bits. An
+    element is judged by its size and that of its neighbours along `axis`."""
     actual = run(op, case, mutated)
     exact = run(reference, doubled(case), mutated)
     baseline = run(reference, case, mutated)
@@ -46,9 +49,10 @@ def check_case(op: kit.Op, reference: kit.Op, case: Case, mutated: Iterable[str]
         if not a.is_floating_point():
             kit.assert_same_bits(a, b, name=f"result {i}")
             continue
-        kit.assert_accurate(a, e.double(), b, name=f"result {i}")
+        a, e, b = (t.movedim(axis, -1) for t in (a, e.double(), b))
+        kit.assert_accurate(a, e, b, name=f"result {i}")
         if a.element_size() == 2:
-            kit.assert_unbiased(a, e.double(), b, name=f"result {i}")
+            kit.assert_unbiased(a, e, b, name=f"result {i}")
 
 
 def assert_same_runs(runs: Iterable[tuple[Tensor, ...]]) -> None:
