@@ -148,4 +148,8 @@ Rows rows_of(const Tensor& t) {
   return {copy, sizes[last]};
 }
 
+Tensor as_float32(const Tensor& t) {
+  return row_major(t.scalar_type() == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float));
+}
+
 }  // namespace ww
