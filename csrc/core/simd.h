@@ -240,11 +240,25 @@ WW_INLINE void for_lanes(int64_t n, const F& f) {
   if (i < n) f(i, int(n - i));
 }
 
-// For use inside for_lanes, where lanes is kLanes at compile time in the main loop.
+// For use inside for_lanes and reduce, where lanes is kLanes at compile time in the main loop.
 template <typename T>
 WW_INLINE F32 load(const T* p, int lanes) { return lanes == kLanes ? load(p) : load_n(p, lanes); }
 template <typename T>
 WW_INLINE void store(T* p, F32 v, int lanes) { lanes == kLanes ? store(p, v) : store_n(p, v, lanes); }
+
+// The sum of n terms, where f(index, lanes, acc) returns acc plus the terms of its lanes. Four chains hide
+// the latency of an addition, and the order depends on n alone.
+template <typename F>
+WW_INLINE float reduce(int64_t n, const F& f) {
+  F32 acc[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) acc[c] = f(i + c * kLanes, kLanes, acc[c]);
+  for (; i + kLanes <= n; i += kLanes) acc[0] = f(i, kLanes, acc[0]);
+  if (i < n) acc[1] = f(i, int(n - i), acc[1]);
+  return sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+}
 
 }  // namespace
 }  // namespace ww::WW_ISA
