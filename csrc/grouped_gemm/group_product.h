@@ -131,7 +131,7 @@ inline void pack_units(const GroupPlan& plan, const Row& token, int64_t k, Op* p
 // --- Results ---
 
 WW_INLINE F32 relu2(F32 v) {
-  const F32 positive = max(v, v * 0.f);  // v * 0 rather than 0: a NaN stays one
+  const F32 positive = v < 0.f ? F32{} : v;  // not max(): a NaN stays one
   return positive * positive;
 }
 
