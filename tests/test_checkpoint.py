@@ -10,6 +10,7 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
 from tiny import relative, tiny_config, tiny_model, tokens
 from warpweave import Model
 from warpweave.model.checkpoint import INDEX, CheckpointError

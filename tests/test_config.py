@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+
 from tiny import SIZES, tiny_config
 from warpweave import Config, Model
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tiny import BACKENDS, SIZES, tiny_config, tiny_model, tokens
 from warpweave.model.generate import Sampler, Stats, TextStream, generate_tokens, stream_text
 

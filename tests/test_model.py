@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+
 from tiny import BACKENDS, SIZES, relative, tiny_config, tiny_model, tokens
 from warpweave import Model
 

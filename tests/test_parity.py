@@ -11,6 +11,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+
 from tiny import BACKENDS, SIZES, randomize, relative, tokens
 from warpweave import Model
 

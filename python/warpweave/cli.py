@@ -68,7 +68,7 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; may be repeated.")
     ] = None,
-    backend: Annotated[str, typer.Option(help=f"{' or '.join(BACKENDS)}.")] = BACKENDS[0],
+    backend: Annotated[str, typer.Option(help=f"{' or '.join(BACKENDS)}.")] = "native",
     dtype: Annotated[
         str | None, typer.Option(help=f"{' or '.join(DTYPES)}; as stored if not given.")
     ] = None,
@@ -134,7 +134,8 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
 def load(path: Path, dtype: torch.dtype | None, device: str, backend: str) -> Model:
     """Load a model behind a progress bar on standard error (none where that is no terminal)."""
     columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=notes, transient=True) as bar:
+    quiet = not notes.is_terminal
+    with Progress(*columns, console=notes, transient=True, disable=quiet) as bar:
         task = bar.add_task("loading")
 
         def show(done: int, total: int) -> None:
@@ -238,3 +239,8 @@ def diagnose() -> dict[str, Any]:
             for op, device, dtype in sorted(calls)
         ],
     }
+
+
+def main() -> None:
+    """Entry point of the `warpweave` command."""
+    app(prog_name="warpweave")

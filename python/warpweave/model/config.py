@@ -161,8 +161,8 @@ class Config:
             )
         if self.n_shared_experts not in (0, 1):
             raise ValueError(
-                f"n_shared_experts {self.n_shared_experts} is not supported: write one shared expert "
-                "of the combined moe_shared_expert_intermediate_size"
+                f"n_shared_experts {self.n_shared_experts} is not supported: write one shared "
+                "expert of the combined moe_shared_expert_intermediate_size"
             )
         if self.topk_group > self.n_group:
             raise ValueError(f"topk_group {self.topk_group} is larger than n_group {self.n_group}")
@@ -288,9 +288,9 @@ class Config:
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """Config from the keys of a `config.json`, in any released spelling.
 
-        null counts as absent, except for token ids. A multimodal file is read at its `text_config` or `llm_config`.
-        Raises ValueError for unknown keys (listing all of them), unsupported values, and two
-        spellings of one field that disagree.
+        null counts as absent, except for token ids. A multimodal file is read at its `text_config`
+        or `llm_config`. Raises ValueError for unknown keys (listing all of them), unsupported
+        values, and two spellings of one field that disagree.
         """
         for nested in ("text_config", "llm_config"):
             if isinstance(values.get(nested), dict):
@@ -361,8 +361,8 @@ def _patterns(values: dict[str, Any]) -> dict[str, str]:
     letters = next(iter(found.values()))
     if values.get("num_hidden_layers", len(letters)) != len(letters):
         raise ValueError(
-            f"num_hidden_layers {values['num_hidden_layers']} contradicts the {len(letters)} layers "
-            f"of {next(iter(found))} {letters!r}"
+            f"num_hidden_layers {values['num_hidden_layers']} contradicts the {len(letters)} "
+            f"layers of {next(iter(found))} {letters!r}"
         )
     result = {"hybrid_override_pattern": values.get("hybrid_override_pattern", letters)}
     if "mtp_layers_block_type" in values and "mtp_hybrid_override_pattern" not in values:
@@ -380,7 +380,7 @@ def _letters(key: str, names: list[str]) -> str:
 
 
 def _limit(value: Any) -> tuple[float, float]:
-    """A dt limit; infinity may be a JSON extension, a string, or transformers' {"__float__": ..}."""
+    """A dt limit; infinity is a JSON extension, a string, or transformers' {"__float__": ..}."""
     try:
         low, high = (float(v["__float__"] if isinstance(v, dict) else v) for v in value)
     except (TypeError, ValueError, KeyError):
@@ -399,5 +399,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}")  # noqa: TRY004
+        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}")
     return value

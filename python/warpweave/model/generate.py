@@ -92,7 +92,7 @@ def prefill(
     if len(set(lengths)) == 1:
         ids = torch.stack(list(prompts))
         for start in range(0, lengths[0], step):
-            logits = model(ids[:, start : start + step], cache=cache, logits_to_keep=1)
+            logits: Tensor = model(ids[:, start : start + step], cache=cache, logits_to_keep=1)
         return logits[:, 0]
     rows: dict[int, Tensor] = {}
     for start in range(0, max(lengths), step):

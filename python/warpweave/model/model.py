@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,10 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Nothing: `Model.init_weights` is the one place that chooses starting values."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -80,7 +84,7 @@ class Fp32Module(nn.Module):
             narrowed = id(t) in keep and moved.dtype in (torch.bfloat16, torch.float16)
             return t.to(moved.device) if narrowed else moved
 
-        return super()._apply(apply, recurse)  # type: ignore[no-any-return]
+        return super()._apply(apply, recurse)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class ConvWeights(nn.Module):
@@ -122,7 +126,7 @@ class Mamba2Mixer(Fp32Module):
 
     def forward(self, u: Tensor, seqs: Sequences, state: MambaState | None) -> Tensor:
         di, GN, ops = self.H * self.P, self.G * self.N, self.ops
-        z, xBC, dt = self.in_proj(u).split([di, di + 2 * GN, self.H], -1)
+        z, xBC, dt = torch.split(self.in_proj(u), [di, di + 2 * GN, self.H], -1)
         xBC = xBC.transpose(1, 2)  # (B, conv_dim, T)
         conv = self.conv1d()
         ssm = {"D": self.D, "dt_bias": self.dt_bias, "dt_softplus": True}
@@ -156,9 +160,9 @@ class Mamba2Mixer(Fp32Module):
     def _split(self, xBC: Tensor, dt: Tensor, A: Tensor) -> tuple[Tensor, ...]:
         """x (B,T,H,P), dt (B,T,H), A (H), B and C (B,T,G,N): the arguments of scan and step."""
         GN = self.G * self.N
-        x, B, C = xBC.transpose(1, 2).split([self.H * self.P, GN, GN], -1)
-        B, C = B.unflatten(-1, (self.G, self.N)), C.unflatten(-1, (self.G, self.N))
-        return x.unflatten(-1, (self.H, self.P)), dt, A, B, C
+        x, B, C = torch.split(xBC.transpose(1, 2), [self.H * self.P, GN, GN], -1)
+        B, C = (torch.unflatten(t, -1, (self.G, self.N)) for t in (B, C))
+        return torch.unflatten(x, -1, (self.H, self.P)), dt, A, B, C
 
 
 class Attention(nn.Module):
@@ -167,10 +171,8 @@ class Attention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         d, self.head_dim = config.hidden_size, config.head_dim
-        q, kv = (
-            config.num_attention_heads * self.head_dim,
-            config.num_key_value_heads * self.head_dim,
-        )
+        q = config.num_attention_heads * self.head_dim
+        kv = config.num_key_value_heads * self.head_dim
         self.q_proj = Linear(d, q, bias=False)
         self.k_proj = Linear(d, kv, bias=False)
         self.v_proj = Linear(d, kv, bias=False)
@@ -178,7 +180,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, seqs: Sequences, state: AttentionState | None) -> Tensor:
         q, k, v = (
-            proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            torch.unflatten(proj(x), -1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )  # (B, heads, T, head_dim)
         if seqs.bounds is None:
@@ -249,7 +251,10 @@ class Router(Fp32Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (tokens, d) -> weights fp32 (tokens, k), indices int32 (tokens, k)."""
-        return self.ops.moe_route(x, self.weight, self.e_score_correction_bias, **self.options)
+        routing: tuple[Tensor, Tensor] = self.ops.moe_route(
+            x, self.weight, self.e_score_correction_bias, **self.options
+        )
+        return routing
 
 
 class MoE(nn.Module):
@@ -259,12 +264,12 @@ class MoE(nn.Module):
     def __init__(self, config: Config, ops: SimpleNamespace):
         super().__init__()
         d, latent, E = config.hidden_size, config.moe_latent_size, config.n_routed_experts
-        I, width, bias = config.moe_intermediate_size, config.expert_width, config.mlp_bias
+        inner, width, bias = config.moe_intermediate_size, config.expert_width, config.mlp_bias
         self.ops, self.bias = ops, bias
         self.gate = Router(config, ops)
         self.experts = nn.Module()
-        self.experts.up_proj = nn.Parameter(torch.empty(E, I, width))
-        self.experts.down_proj = nn.Parameter(torch.empty(E, width, I))
+        self.experts.up_proj = nn.Parameter(torch.empty(E, inner, width))
+        self.experts.down_proj = nn.Parameter(torch.empty(E, width, inner))
         self.fc1_latent_proj = Linear(d, latent, bias=bias) if latent else None
         self.fc2_latent_proj = Linear(latent, d, bias=bias) if latent else None
         shared = config.moe_shared_expert_intermediate_size
@@ -275,16 +280,16 @@ class MoE(nn.Module):
         routing = self.gate(rows)
         up, down = self.experts.up_proj.to(x.dtype), self.experts.down_proj.to(x.dtype)
         fc1, fc2, shared = self.fc1_latent_proj, self.fc2_latent_proj, self.shared_experts
-        if self.bias:  # the fused op has no biases
-            latent = rows if fc1 is None else fc1(rows)
-            out = self.ops.moe_mlp(latent, up, down, *routing)
+        out: Tensor
+        if self.bias:  # latent_moe has no biases
+            out = self.ops.moe_mlp(rows if fc1 is None else fc1(rows), up, down, *routing)
             out = out if fc2 is None else fc2(out)
-            return (out if shared is None else out + shared(rows)).view_as(x)
-        linears = (fc1, fc2, shared and shared.up_proj, shared and shared.down_proj)
-        w1, w2, s1, s2 = (
-            None if linear is None else linear.weight.to(x.dtype) for linear in linears
-        )
-        return self.ops.latent_moe(rows, *routing, w1, up, down, w2, s1, s2).view_as(x)
+            out = out if shared is None else out + shared(rows)
+        else:
+            linears = (fc1, fc2, shared and shared.up_proj, shared and shared.down_proj)
+            w1, w2, s1, s2 = (m if m is None else m.weight.to(x.dtype) for m in linears)
+            out = self.ops.latent_moe(rows, *routing, w1, up, down, w2, s1, s2)
+        return out.view_as(x)
 
 
 class Block(nn.Module):
@@ -410,16 +415,16 @@ class Model(nn.Module):
     def init_weights(self) -> None:
         """Random weights, from torch's global generator.
 
-        | tensors                                   | values                                         |
-        |-------------------------------------------|------------------------------------------------|
-        | matrices, embeddings, routers             | normal, std = initializer_range                |
-        | the projections back to the residual      | the same / sqrt(layers), if                    |
-        |   (out, o, down, fc2_latent)              |   rescale_prenorm_residual                     |
-        | conv1d.weight                             | uniform in +-1/sqrt(W)                         |
-        | A_log, D                                  | log of uniform in [1, 16], one                 |
-        | dt_bias                                   | softplus(dt_bias) log-uniform in               |
-        |                                           |   [time_step_min, time_step_max]               |
-        | norms; biases                             | one; zero                                      |
+        | tensors                                  | values                                  |
+        |------------------------------------------|-----------------------------------------|
+        | matrices, embeddings, routers            | normal, std = initializer_range         |
+        | projections back to the residual (out,   | the same / sqrt(layers), if             |
+        |   o, down, fc2_latent)                   |   rescale_prenorm_residual              |
+        | conv1d.weight                            | uniform in +-1/sqrt(W)                  |
+        | A_log, D                                 | log of uniform in [1, 16], one          |
+        | dt_bias                                  | softplus(dt_bias) log-uniform in        |
+        |                                          |   [time_step_min, time_step_max]        |
+        | norms, biases                            | one, zero                               |
         """
         config, std = self.config, self.config.initializer_range
         back = (

@@ -2,9 +2,9 @@
 """Safetensors files: read through a memory map page by page, written without a second copy.
 
 The format (github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON header
-{name: {dtype, shape, data_offsets}}, then the bytes. Our own reader exists because a loader of
-stacked experts must give the pages it has copied back: through the usual reader the whole file stays
-mapped beside the copies, twice the memory of the weights.
+{name: {dtype, shape, data_offsets}}, then the bytes. Our own reader exists because a loader
+that stacks experts must give the pages it has copied back: through the usual reader the whole file
+stays mapped beside the copies, twice the memory of the weights.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry(path: Path, base: int, name: str, info: dict) -> Entry:
+def _entry(path: Path, base: int, name: str, info: dict[str, Any]) -> Entry:
     try:
         begin, end = info["data_offsets"]
         shape = tuple(info["shape"])
