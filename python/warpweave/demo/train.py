@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,16 @@ from torch import Tensor, nn
 from warpweave.demo import corpus
 from warpweave.demo.export import export
 from warpweave.model import Config, Model
-from warpweave.model.model import Router
+from warpweave.model.model import Mamba2Mixer, Router
 
-CONFIG: dict[str, Any] = dict(
-    hybrid_override_pattern="M-M*EM-*E",
-    vocab_size=3072, hidden_size=256, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
-    intermediate_size=768, mamba_num_heads=8, mamba_head_dim=64, ssm_state_size=64, n_groups=2,
-    chunk_size=64, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=256,
-    moe_shared_expert_intermediate_size=256, moe_latent_size=128, routed_scaling_factor=2.5,
-    max_position_embeddings=4096, initializer_range=0.04,
-)  # fmt: skip
+CONFIG: dict[str, Any] = {
+    "hybrid_override_pattern": "M-M*EM-*E", "vocab_size": 3072, "hidden_size": 256,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 768,
+    "mamba_num_heads": 8, "mamba_head_dim": 64, "ssm_state_size": 64, "n_groups": 2,
+    "chunk_size": 64, "n_routed_experts": 8, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256, "moe_shared_expert_intermediate_size": 256,
+    "moe_latent_size": 128, "routed_scaling_factor": 2.5, "initializer_range": 0.04,
+}  # fmt: skip
 SPECIAL = ["<pad>", "<s>", "</s>"]  # the config's default pad, bos and eos ids 0, 1, 2
 
 
@@ -39,9 +40,9 @@ class Recipe:
     """What decides the result beside the configuration and the corpus."""
 
     seed: int = 1
-    steps: int = 4000
-    batch: int = 16  # sequences
-    length: int = 256  # tokens each
+    steps: int = 6000
+    batch: int = 8  # sequences
+    length: int = 512  # tokens each
     lr: float = 3e-3
     final_lr: float = 1e-4
     warmup: int = 100  # steps
@@ -95,6 +96,18 @@ def count_tokens(model: Model) -> dict[Router, Tensor]:
     return counts
 
 
+def scan_in_fp32(model: Model) -> None:
+    """Keep autocast out of the state space scan, whose states and decays are fp32 everywhere."""
+    for ops in {id(m.ops): m.ops for m in model.modules() if isinstance(m, Mamba2Mixer)}.values():
+        scan = ops.ssd_scan
+
+        def fp32_scan(*args: Any, scan: Callable[..., Any] = scan, **options: Any) -> Any:
+            with torch.autocast("cpu", enabled=False):
+                return scan(*args, **options)
+
+        ops.ssd_scan = fp32_scan
+
+
 def balance(counts: dict[Router, Tensor], rate: float) -> None:
     """Move each router's bias towards the experts with fewer tokens than the mean."""
     for router, tokens in counts.items():
@@ -132,7 +145,7 @@ def optimizer_for(model: Model, r: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=r.lr, betas=(0.9, 0.95), fused=True)
 
 
-def train(out: Path, r: Recipe, every: int) -> tuple[dict[str, Any], Tokenizer]:
+def train(out: Path, r: Recipe, every: int, eager: bool) -> tuple[dict[str, Any], Tokenizer]:
     """Train, or continue, up to r.steps; the state as in `state.pt`, with the best weights."""
     (out / "corpus").mkdir(parents=True, exist_ok=True)
     texts, held_out = corpus.split(corpus.fetch(out / "corpus"))
@@ -142,6 +155,8 @@ def train(out: Path, r: Recipe, every: int) -> tuple[dict[str, Any], Tokenizer]:
     model = Model(Config.from_dict(CONFIG), backend="reference")
     optimizer = optimizer_for(model, r)
     counts = count_tokens(model)
+    scan_in_fp32(model)
+    forward = model if eager else torch.compile(model)
     state: dict[str, Any] = {
         "recipe": asdict(r), "config": CONFIG, "step": 0, "seconds": 0.0, "log": [],
         "train_tokens": len(tokens), "train_bytes": sum(len(t.encode()) for t in texts),
@@ -160,9 +175,9 @@ def train(out: Path, r: Recipe, every: int) -> tuple[dict[str, Any], Tokenizer]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, r)
         ids = batch_at(tokens, step, r)
-        # fp32 weights and residuals; bf16 in the matrix products alone.
+        # bf16 activations and products on fp32 weights
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model(ids[:, :-1])
+            logits = forward(ids[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), r.clip)
@@ -170,6 +185,8 @@ def train(out: Path, r: Recipe, every: int) -> tuple[dict[str, Any], Tokenizer]:
         optimizer.zero_grad()
         balance(counts, r.bias_rate)
         losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"the loss of step {step + 1} is {losses[-1]}")
         if len(losses) < every and step + 1 < r.steps:
             continue
         state["seconds"] += time.perf_counter() - began
@@ -206,9 +223,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--eager", action="store_true", help="no torch.compile: half the speed, needs no compiler"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    state, tokenizer = train(args.out, Recipe(steps=args.steps), args.every)
+    state, tokenizer = train(args.out, Recipe(steps=args.steps), args.every, args.eager)
     export(args.out / "model", state, tokenizer)
 
 
