@@ -17,6 +17,8 @@ from tiny import tiny_config, tiny_model
 from warpweave import cli
 from warpweave.model.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEMPLATE = """{%- for message in messages %}<s>{{ message.role }}
 {{ message.content | trim }}</s>
 {% endfor %}{% if add_generation_prompt %}<s>assistant

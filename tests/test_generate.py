@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from tiny import BACKENDS, SIZES, tiny_config, tiny_model, tokens
 from warpweave.model.generate import Sampler, Stats, TextStream, generate_tokens, stream_text
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOCAB = SIZES["vocab_size"]
 
 

@@ -13,9 +13,12 @@ import torch
 from tiny import BACKENDS, SIZES, relative, tiny_config, tiny_model, tokens
 from warpweave import Model
 
-pytestmark = pytest.mark.parametrize(
-    ("backend", "dtype", "tolerance"), BACKENDS, ids=[name for name, *_ in BACKENDS]
-)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.parametrize(
+        ("backend", "dtype", "tolerance"), BACKENDS, ids=[name for name, *_ in BACKENDS]
+    ),
+]
 
 CONFIGS = {
     "latent": {},

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from tiny import relative, tiny_config, tiny_model, tokens
 from warpweave import Model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_scan_forms_of_both_modes_agree():
     model = tiny_model(dtype=torch.float64, backend="reference")
