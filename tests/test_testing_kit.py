@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+
 from warpweave import testing as kit
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -148,25 +149,37 @@ def test_empty_results_pass_and_shapes_count() -> None:
 
 def test_generators_keep_their_promises() -> None:
     g = kit.generator("grid")
-    assert kit.seed_of("a") != kit.seed_of("b") and kit.seed_of("a") == kit.seed_of("a")
-    assert kit.lengths(64)[:3] == [0, 1, 7] and {63, 64, 65, 127, 128, 129} <= set(kit.lengths(64))
+    assert kit.seed_of("a") != kit.seed_of("b")
+    assert kit.seed_of("a") == kit.seed_of("a")
+    assert kit.lengths(64)[:3] == [0, 1, 7]
+    assert {63, 64, 65, 127, 128, 129} <= set(kit.lengths(64))
     t = kit.normal((3, 4, 5), g)
     view = kit.strided(t)
-    assert torch.equal(view, t) and not view.is_contiguous() and view.storage_offset() > 0
+    assert torch.equal(view, t)
+    assert not view.is_contiguous()
+    assert view.storage_offset() > 0
     view = kit.permuted(t, 2, 0, 1)
-    assert torch.equal(view, t) and view.stride() == (4, 1, 12)
+    assert torch.equal(view, t)
+    assert view.stride() == (4, 1, 12)
     dt, decay = kit.time_steps((1000,), g, torch.float64), kit.decays(6)
     step = torch.nn.functional.softplus(dt)
-    assert float(step.min()) < 1e-6 and float(step.max()) > 20
+    assert float(step.min()) < 1e-6
+    assert float(step.max()) > 20
     assert float((step[:, None] * decay).exp().max()) > 0.999999
     assert float((step[:, None] * decay.float()).float().exp().min()) == 0
     _, indices = kit.skewed_routing(9, 8, 3, g, drop=False)
-    assert (indices[:, 0] == 0).all() and int(indices.max()) < 4
+    assert (indices[:, 0] == 0).all()
+    assert int(indices.max()) < 4
     assert all(len(set(row)) == 3 for row in indices.tolist())
     assert -1 in kit.skewed_routing(90, 8, 3, g, drop=True)[1]
     cuts = kit.cut_points(17, 4, g)
-    assert cuts[0] == 0 and cuts[-1] == 17 and (cuts.diff() >= 0).all() and (cuts.diff() == 0).any()
+    assert cuts[0] == 0
+    assert cuts[-1] == 17
+    assert (cuts.diff() >= 0).all()
+    assert (cuts.diff() == 0).any()
     assert kit.seq_idx_of(cuts).shape == (1, 17)
     ends = kit.group_ends(40, 8, g)
-    assert (ends.diff() >= 0).all() and int(ends[-1]) == 39 and (ends.diff() == 0).any()
+    assert (ends.diff() >= 0).all()
+    assert int(ends[-1]) == 39
+    assert (ends.diff() == 0).any()
     assert kit.group_ends(0, 4, g).tolist() == [0, 0, 0, 0]

@@ -81,11 +81,10 @@ def read_r_database(blob: bytes) -> list[list[str]]:
 
 
 def clean(text: str) -> str:
-    """One line per paragraph with a blank line between, plain quotes, no markup, no licence."""
+    """One line per paragraph with a blank line between, without italics and licence."""
     text = re.sub(r"^.*\*\*\* ?START OF TH[^\n]*\n", "", text, flags=re.S)
     text = re.sub(r"(\*\*\* ?END OF TH|End of (the )?Project Gutenberg).*$", "", text, flags=re.S)
-    for old, new in (("\r\n", "\n"), ("_", ""), ("“", '"'), ("”", '"'), ("‘", "'"), ("’", "'")):
-        text = text.replace(old, new)
+    text = text.replace("\r\n", "\n").replace("_", "")
     paragraphs = (" ".join(p.split()) for p in re.split(r"\n[ \t]*\n", text))
     return "\n\n".join(p for p in paragraphs if p)
 

@@ -20,46 +20,52 @@ library_name: warpweave
 ---
 # warpweave demo model
 
-A {params:.2f} M parameter hybrid language model ({active:.2f} M active per token) in the layout of the
-released Nemotron checkpoints, trained on a CPU by `warpweave` itself. It exists to show and test
-the whole path from checkpoint to text; it writes the English of nineteenth-century novels and
-knows nothing else.
+A {params:.2f} M parameter hybrid language model ({active:.2f} M active per token) in the layout of
+the released Nemotron checkpoints, trained on a CPU by `warpweave` itself. It exists to show and
+test the whole path from checkpoint to text; it writes the English of nineteenth-century novels
+and knows nothing else.
 
 | | |
 |---|---|
 | layers | `{pattern}` (M Mamba-2, * attention, - dense relu^2 MLP, E LatentMoE) |
-| sizes | hidden {hidden_size}, {mamba_num_heads} Mamba heads x {mamba_head_dim}, state {ssm_state_size}, \
-{num_attention_heads} query and {num_key_value_heads} key heads x {head_dim}, {n_routed_experts} experts \
-(top {num_experts_per_tok}) of width {moe_intermediate_size} in a latent space of {moe_latent_size} |
+| hidden | {hidden_size} |
+| Mamba-2 | {mamba_num_heads} heads x {mamba_head_dim}, state {ssm_state_size}, {n_groups} groups |
+| attention | {num_attention_heads} query, {num_key_value_heads} key heads x {head_dim} |
+| LatentMoE | top {num_experts_per_tok} of {n_routed_experts} experts, latent {moe_latent_size} |
 | tokenizer | byte-level BPE, {vocab_size} tokens, learned from the training text |
-| weights | bfloat16; A_log, D, dt_bias and the routers' correction biases fp32 |
+| weights | bf16; A_log, D, dt_bias and the routers' correction biases fp32 |
 
 ## Data
-Nine books in the public domain, from three Debian packages ({packages}): {books}.
+Nine books in the public domain, from three Debian packages ({packages}):
+{books}.
 Lines are joined to paragraphs. The last 2.5 % of each book is held out: {train_bytes:,} bytes
 ({train_tokens:,} tokens) to train on, {test_bytes:,} bytes to test on. The text is not part of the
 repository.
 
 ## Training
-AdamW (betas 0.9 and 0.95, weight decay {weight_decay} on matrices), learning rate {lr} with {warmup} warm-up
-steps and a cosine down to {final_lr}, gradients clipped at {clip}, {batch} sequences of {length} tokens a step,
-bf16 matrix products on fp32 weights; router biases move by {bias_rate} a step towards balance
-(arXiv 2408.15664). Seed {seed}. {steps} steps = {seen:.1f} M tokens = {epochs:.1f} epochs, {hours:.2f} hours
-on two CPU cores; the shipped weights are those of step {best_step}, the lowest held-out loss.
-
 | | |
 |---|---|
-| held-out bits per byte (windows of 512 tokens, the stored bf16 weights) | **{bits_per_byte:.3f}** |
-| fullest expert, tokens over the mean | {fullest_expert:.2f} |
+| optimizer | AdamW, betas 0.9 and 0.95, weight decay {weight_decay} on matrices, clip {clip} |
+| learning rate | {lr}, {warmup} steps warm-up, cosine to {final_lr} over the last {decay} |
+| batch | {batch} sequences of {length} tokens |
+| precision | bf16 activations and products, fp32 weights, scan and router |
+| router | biases move by {bias_rate} a step towards balance (arXiv 2408.15664) |
+| length | {step} steps, {seen:.1f} M tokens, {epochs:.1f} epochs |
+| seed | {seed} |
+| time | {hours:.2f} hours on two CPU cores shared with other work |
+| **held-out bits per byte** | **{bits_per_byte:.3f}** (shipped weights, windows of 512 tokens) |
+| shipped weights | those of step {best_step}, the lowest held-out loss |
+| fullest expert | {fullest_expert:.2f} times the mean load |
 
 | step | training loss (nats per token) | held-out bits per byte (fp32) |
 |---|---|---|
 {log}
 
 ## Reproduce
-`python -m warpweave.demo.train --out DIR{options}` on a machine with apt; DIR/model is this directory. A run
-that is interrupted continues when the command is given again. Floating-point sums depend on the
-machine and its thread count, so a repetition agrees in its figures, not in every bit.
+`python -m warpweave.demo.train --out DIR{options}` on a machine with apt; `DIR/model` is this
+directory. A run that is interrupted continues when the command is given again. Floating-point
+sums depend on the machine and its thread count, so a repetition agrees in its figures, not in
+every bit.
 
 ## Samples
 Temperature 0.7, top-p 0.95, seed 1; the prompt is in bold.

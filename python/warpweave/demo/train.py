@@ -8,8 +8,8 @@ released layout with its tokenizer and card. Running the command again continues
 import argparse
 import json
 import math
+import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,13 @@ class Recipe:
     """What decides the result beside the configuration and the corpus."""
 
     seed: int = 1
-    steps: int = 6000
+    steps: int = 3000
     batch: int = 8  # sequences
     length: int = 512  # tokens each
-    lr: float = 3e-3
-    final_lr: float = 1e-4
+    lr: float = 2e-3
+    final_lr: float = 5e-5
     warmup: int = 100  # steps
+    decay: int = 1000  # steps
     weight_decay: float = 0.1  # of matrices
     clip: float = 1.0
     bias_rate: float = 1e-3  # router bias update (arXiv 2408.15664)
@@ -96,16 +97,12 @@ def count_tokens(model: Model) -> dict[Router, Tensor]:
     return counts
 
 
-def scan_in_fp32(model: Model) -> None:
-    """Keep autocast out of the state space scan, whose states and decays are fp32 everywhere."""
-    for ops in {id(m.ops): m.ops for m in model.modules() if isinstance(m, Mamba2Mixer)}.values():
-        scan = ops.ssd_scan
-
-        def fp32_scan(*args: Any, scan: Callable[..., Any] = scan, **options: Any) -> Any:
-            with torch.autocast("cpu", enabled=False):
-                return scan(*args, **options)
-
-        ops.ssd_scan = fp32_scan
+def prepare_ops(model: Model) -> None:
+    """Keep autocast out of the scan, whose states and decays are fp32 everywhere, and the compiler
+    out of the experts, whose sizes change with every batch."""
+    ops = next(m.ops for m in model.modules() if isinstance(m, Mamba2Mixer))  # one for all layers
+    ops.ssd_scan = torch.autocast("cpu", enabled=False)(ops.ssd_scan)
+    ops.latent_moe = torch.compiler.disable(ops.latent_moe)
 
 
 def balance(counts: dict[Router, Tensor], rate: float) -> None:
@@ -116,11 +113,25 @@ def balance(counts: dict[Router, Tensor], rate: float) -> None:
 
 
 def learning_rate(step: int, r: Recipe) -> float:
-    """Linear warm-up, then a cosine down to final_lr."""
-    if step < r.warmup:
-        return r.lr * (step + 1) / r.warmup
-    done = (step - r.warmup) / max(1, r.steps - r.warmup)
-    return r.final_lr + 0.5 * (r.lr - r.final_lr) * (1 + math.cos(math.pi * done))
+    """Linear warm-up, constant, and a cosine to final_lr over the last `decay` steps.
+
+    The constant part may be prolonged after the fact, which a cosine over the whole run may not.
+    """
+    down = max(0.0, (step - (r.steps - r.decay)) / r.decay)
+    high = r.lr * min(1.0, (step + 1) / r.warmup)
+    return r.final_lr + 0.5 * (high - r.final_lr) * (1 + math.cos(math.pi * down))
+
+
+def resume(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
+    """The saved state, if its recipe is the fresh one's or differs in steps not yet decided on."""
+    state: dict[str, Any] = torch.load(path)
+    steps = min(state["recipe"]["steps"], fresh["recipe"]["steps"])
+    undecided = state["step"] <= steps - fresh["recipe"]["decay"]
+    same = state["recipe"] == fresh["recipe"]
+    same |= undecided and state["recipe"] | {"steps": 0} == fresh["recipe"] | {"steps": 0}
+    if not same or state["config"] != fresh["config"]:
+        raise ValueError(f"{path} at step {state['step']} has another recipe: {state['recipe']}")
+    return state | {"recipe": fresh["recipe"]}
 
 
 def bits_per_byte(model: Model, tokenizer: Tokenizer, texts: list[str], window: int = 512) -> float:
@@ -155,7 +166,7 @@ def train(out: Path, r: Recipe, every: int, eager: bool) -> tuple[dict[str, Any]
     model = Model(Config.from_dict(CONFIG), backend="reference")
     optimizer = optimizer_for(model, r)
     counts = count_tokens(model)
-    scan_in_fp32(model)
+    prepare_ops(model)
     forward = model if eager else torch.compile(model)
     state: dict[str, Any] = {
         "recipe": asdict(r), "config": CONFIG, "step": 0, "seconds": 0.0, "log": [],
@@ -163,10 +174,7 @@ def train(out: Path, r: Recipe, every: int, eager: bool) -> tuple[dict[str, Any]
         "test_bytes": sum(len(t.encode()) for t in held_out), "best": {"bits_per_byte": math.inf},
     }  # fmt: skip
     if (out / "state.pt").exists():
-        saved = torch.load(out / "state.pt")
-        if saved["recipe"] != state["recipe"] or saved["config"] != CONFIG:
-            raise ValueError(f"{out / 'state.pt'} has another recipe: {saved['recipe']}")
-        state = saved
+        state = resume(out / "state.pt", state)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     losses: list[float] = []
@@ -187,7 +195,7 @@ def train(out: Path, r: Recipe, every: int, eager: bool) -> tuple[dict[str, Any]
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"the loss of step {step + 1} is {losses[-1]}")
-        if len(losses) < every and step + 1 < r.steps:
+        if (step + 1) % every and step + 1 not in (r.steps, r.steps - r.decay):
             continue
         state["seconds"] += time.perf_counter() - began
         entry = {
@@ -210,6 +218,8 @@ def train(out: Path, r: Recipe, every: int, eager: bool) -> tuple[dict[str, Any]
             state["best"] = entry | {"model": weights}
         torch.save(state, out / "state.tmp")
         (out / "state.tmp").replace(out / "state.pt")
+        if step + 1 == r.steps - r.decay:  # from here a longer run can start
+            shutil.copy(out / "state.pt", out / "before_decay.pt")
         losses.clear()
         began = time.perf_counter()
     return state, tokenizer
