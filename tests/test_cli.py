@@ -146,36 +146,43 @@ def test_info(directory):
 
 
 def test_doctor_reports_what_the_native_module_says(monkeypatch):
+    def kernel_for(op, device):
+        if (op, device) == ("router", "cuda"):
+            raise ValueError("router has no CUDA kernel")
+        return f"{device}:avx2" if device == "cpu" else "cuda:sm_90"
+
+    cuda = {"built": True, "device_count": 0, "problem": "no device"}
     native = SimpleNamespace(
         build_info=lambda: {"version": "1.2.3"},
         cpu_isa=lambda: "avx2",
         cpu_isas=lambda: ["x86-64-v2", "avx2"],
-        cuda_info=lambda: {"library": "not built", "devices": []},
+        cuda_info=lambda: cuda,
         kernels=lambda: [
-            {"op": "rms_norm", "device": "cpu", "target": "avx2", "dtypes": ["float32"]},
-            {"op": "conv", "device": "cuda", "target": "sm_90a", "dtypes": ["float16"]},
+            {"op": "router", "target": "cpu:avx2", "dtypes": "float32"},
+            {"op": "conv", "target": "cpu:avx2", "dtypes": "float32 bfloat16"},
+            {"op": "conv", "target": "cuda", "variant": "tile", "arch": 90},
         ],
-        kernel_for=lambda op, device, dtype: f"{op}.{device}.{dtype}.avx2",
+        kernel_for=kernel_for,
     )
-    monkeypatch.setitem(sys.modules, "warpweave._native", native)
-    monkeypatch.setattr(warpweave, "_native", native, raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    registry = SimpleNamespace(_native=native)
+    monkeypatch.setitem(sys.modules, "warpweave.ops", SimpleNamespace(_registry=registry))
+    monkeypatch.setitem(sys.modules, "warpweave.ops._registry", registry)
     facts = json.loads(run("doctor", "--json").stdout)
     assert facts["version"] == "1.2.3"
     assert facts["cpu_isas"] == ["x86-64-v2", "avx2"]
-    assert facts["cuda_library"] == "not built"
+    assert facts["cuda_problem"] == "no device"
     assert facts["threads"] == torch.get_num_threads()
-    assert facts["kernels"] == [
-        {
-            "op": "rms_norm",
-            "device": "cpu",
-            "dtype": "float32",
-            "kernel": "rms_norm.cpu.float32.avx2",
-        }
+    on_cpu = [
+        {"op": "router", "device": "cpu", "kernel": "cpu:avx2", "dtypes": "float32"},
+        {"op": "conv", "device": "cpu", "kernel": "cpu:avx2", "dtypes": "float32 bfloat16"},
     ]
+    assert facts["kernels"] == on_cpu
     text = run("doctor").stdout
-    assert "rms_norm.cpu.float32.avx2" in text
+    assert "cpu:avx2" in text
     assert torch.__version__ in text
+    cuda["device_count"] = 1
+    on_gpu = {"op": "conv", "device": "cuda", "kernel": "cuda:sm_90", "dtypes": "float32 bfloat16"}
+    assert json.loads(run("doctor", "--json").stdout)["kernels"] == [*on_cpu, on_gpu]
 
 
 MISTAKES = [

@@ -204,40 +204,37 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             table.add_row(key.replace("_", " "), shown)
         console.print(table)
-        table = Table("op", "device", "dtype", "kernel", box=None)
+        table = Table("op", "device", "kernel", "dtypes", box=None)
         for kernel in kernels:
-            table.add_row(*(kernel[key] for key in ("op", "device", "dtype", "kernel")))
+            table.add_row(*(kernel[key] for key in ("op", "device", "kernel", "dtypes")))
         console.print(table)
 
 
 def diagnose() -> dict[str, Any]:
     """The facts of `warpweave doctor`. ImportError where no kernels were compiled."""
-    from . import _native
+    from .ops import _registry
 
-    cuda = _native.cuda_info()
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    calls = {
-        (kernel["op"], kernel["device"], dtype)
-        for kernel in _native.kernels()
-        for dtype in kernel["dtypes"]
-        if kernel["device"] in devices
-    }
+    native: Any = _registry._native
+    cuda = native.cuda_info()
+    registry = native.kernels()
+    kernels = []
+    for op in dict.fromkeys(row["op"] for row in registry):
+        for device in ("cpu", "cuda") if cuda["device_count"] else ("cpu",):
+            try:
+                target = native.kernel_for(op, device)
+            except ValueError:
+                continue  # the op has no kernel for this device
+            row = next(row for row in registry if row["op"] == op and "dtypes" in row)
+            kernels.append({"op": op, "device": device, "kernel": target, "dtypes": row["dtypes"]})
     return {
-        **_native.build_info(),
+        **native.build_info(),
         "torch": torch.__version__,
-        "cpu_isa": _native.cpu_isa(),
-        "cpu_isas": _native.cpu_isas(),
+        "cpu_isa": native.cpu_isa(),
+        "cpu_isas": native.cpu_isas(),
         "threads": torch.get_num_threads(),
         **{f"cuda_{key}": value for key, value in cuda.items()},
-        "kernels": [
-            {
-                "op": op,
-                "device": device,
-                "dtype": dtype,
-                "kernel": _native.kernel_for(op, device, dtype),
-            }
-            for op, device, dtype in sorted(calls)
-        ],
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "kernels": kernels,
     }
 
 
