@@ -273,6 +273,11 @@ def test_refused(changes, message):
         Config.from_dict({"hybrid_override_pattern": "M*-E"} | changes)
 
 
+def test_sizes_of_layers_that_are_not_there_do_not_matter():
+    keys = {"n_routed_experts": 0, "num_experts_per_tok": 0, "mamba_num_heads": 7}
+    assert Config.from_dict({"hybrid_override_pattern": "*-"} | keys).n_routed_experts == 0
+
+
 def test_quantization_config_is_kept():
     quantized = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
     config = Config.from_dict({"hybrid_override_pattern": "M", "quantization_config": quantized})

@@ -57,6 +57,7 @@ class Stored:
 
 def load(
     model_type: type[Model],
+    /,
     path: str | Path,
     *,
     dtype: torch.dtype | None = None,
@@ -99,6 +100,7 @@ def load(
         )
     model.tie_weights()
     model.unused_tensors = stored.unused
+    model.eval()
     if stored.unused:
         kinds = Counter(name.partition(".")[0] for name in stored.unused)
         listed = ", ".join(f"{count} under {kind}." for kind, count in kinds.items())

@@ -140,13 +140,18 @@ class Config:
                 f"hybrid_override_pattern {self.hybrid_override_pattern!r} must be a non-empty "
                 "string of M, *, - and E"
             )
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        self._check_divisible("num_attention_heads", "num_key_value_heads")
-        self._check_divisible("mamba_num_heads", "n_groups")
-        self._check_divisible("n_routed_experts", "n_group")
+        for letter, names in _SIZES.items():
+            for name in names if letter in self.pattern else ():
+                value = getattr(self, name)
+                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                    raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if "*" in self.pattern:
+            self._check_divisible("num_attention_heads", "num_key_value_heads")
+        if "M" in self.pattern:
+            self._check_divisible("mamba_num_heads", "n_groups")
+        if "E" in self.pattern:
+            self._check_divisible("n_routed_experts", "n_group")
+            self._check_routing()
         if not 2 <= self.conv_kernel <= 4:
             raise ValueError(f"conv_kernel must be 2, 3 or 4, got {self.conv_kernel}")
         if not 0 < self.time_step_min <= self.time_step_max:
@@ -159,6 +164,9 @@ class Config:
                 "mamba_ssm_cache_dtype must be float32, bfloat16 or float16, "
                 f"got {self.mamba_ssm_cache_dtype!r}"
             )
+        _ = self.mlp_widths  # raises when the list does not fit the pattern
+
+    def _check_routing(self) -> None:
         if self.n_shared_experts not in (0, 1):
             raise ValueError(
                 f"n_shared_experts {self.n_shared_experts} is not supported: write one shared "
@@ -172,7 +180,6 @@ class Config:
                 f"num_experts_per_tok {self.num_experts_per_tok} is larger than the {choosable} "
                 "experts a token may choose from"
             )
-        _ = self.mlp_widths  # raises when the list does not fit the pattern
 
     def _check_divisible(self, name: str, divisor: str) -> None:
         a, b = getattr(self, name), getattr(self, divisor)
@@ -332,12 +339,16 @@ class Config:
 
 _FIELDS = frozenset(field.name for field in fields(Config))
 _PATTERN_KEYS = ("layers_block_type", "layer_types", "num_hidden_layers", "mtp_layers_block_type")
-_POSITIVE = (
-    *("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
-    *("mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "chunk_size"),
-    *("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"),
-    *("moe_shared_expert_intermediate_size", "n_group", "topk_group"),
-)
+# The sizes each kind of layer needs; "" is every model.
+_SIZES = {
+    "": ("vocab_size", "hidden_size", "chunk_size"),
+    "*": ("num_attention_heads", "num_key_value_heads", "head_dim"),
+    "M": ("mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups"),
+    "E": (
+        *("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"),
+        *("moe_shared_expert_intermediate_size", "n_group", "topk_group"),
+    ),
+}
 
 
 def _patterns(values: dict[str, Any]) -> dict[str, str]:
