@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tiny import relative, tiny_config, tiny_model, tokens
 from warpweave import Model
+from warpweave.model import tensorfile
 from warpweave.model.checkpoint import INDEX, CheckpointError
 
 PATTERN = "ME*-"
@@ -156,6 +157,22 @@ def test_narrow_files_of_fp32_tensors_are_widened(model, tmp_path):
     A_log = again.layers[0].mixer.A_log
     assert A_log.dtype == torch.float32
     assert torch.equal(A_log, model.layers[0].mixer.A_log.bfloat16().float())
+
+
+def test_conversion_goes_piece_by_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorfile, "_PIECE", 7)
+    wide = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    stored = {"odd": torch.tensor([1], dtype=torch.uint8), "wide": wide, "none": wide[:0]}
+    save_file(stored, tmp_path / "x.safetensors")
+    entries = tensorfile.read_header(tmp_path / "x.safetensors")
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        out = torch.full((5, 6), float("nan"), dtype=dtype)
+        tensorfile.read(entries["wide"], out)
+        assert torch.equal(out, wide.to(dtype))
+    tensorfile.read(entries["none"], torch.empty(0, 6))
+    os.truncate(tmp_path / "x.safetensors", entries["wide"].start + 100)
+    with pytest.raises(ValueError, match=r"x\.safetensors became shorter"):
+        tensorfile.read(entries["wide"], torch.empty(5, 6))
 
 
 def test_tied_embeddings_are_stored_once(tmp_path):
@@ -374,6 +391,7 @@ def test_quantised_and_absent_checkpoints(model, tmp_path):
 PEAK = """
 import sys
 from warpweave import Model
+from warpweave.model import tensorfile
 
 def kib(key):
     with open("/proc/self/status") as status:

@@ -36,7 +36,7 @@ _STORED_EXPERT = re.compile(r"(layers\.\d+\.mixer\.experts)\.(\d+)\.(up_proj|dow
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 Progress = Callable[[int, int], None]
-"""Called as (bytes done, bytes in all) while tensors are copied."""
+"""Called as (bytes done, bytes in all) while tensors are read."""
 
 
 class CheckpointError(ValueError):
@@ -65,7 +65,7 @@ def load(
     progress: Progress | None = None,
     **options: Any,
 ) -> Model:
-    """Build the model on the meta device, check every name and shape, then copy tensor by tensor.
+    """Build the model on the meta device, check every name and shape, then read tensor by tensor.
 
     Memory peaks at the weights plus a few MB. dtype None is bf16 if the embeddings are stored in
     16 bits, else fp32. Raises CheckpointError before anything is allocated, and ValueError for the
@@ -85,13 +85,13 @@ def load(
         raise CheckpointError(path, problems)
 
     total = sum(entry.nbytes for parts in stored.pieces.values() for entry in parts.values())
-    done, reader, modules = 0, tensorfile.Reader(), dict(model.named_modules())
+    done, modules = 0, dict(model.named_modules())
     for name, parts in stored.pieces.items():
         owner, _, leaf = name.rpartition(".")
         meta = getattr(modules[owner], leaf)
         value = torch.empty(meta.shape, dtype=meta.dtype, device=device)
         for expert, entry in parts.items():
-            reader.copy(entry, value if expert is None else value[expert])
+            tensorfile.read(entry, value if expert is None else value[expert])
             done += entry.nbytes
             if progress:
                 progress(done, total)
@@ -104,7 +104,7 @@ def load(
     if stored.unused:
         kinds = Counter(name.partition(".")[0] for name in stored.unused)
         listed = ", ".join(f"{count} under {kind}." for kind, count in kinds.items())
-        warnings.warn(f"tensors of {path} that this model does not run: {listed}", stacklevel=3)
+        warnings.warn(f"tensors of {path} that this model does not run: {listed}", stacklevel=2)
     return model
 
 
