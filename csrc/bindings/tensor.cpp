@@ -124,4 +124,8 @@ Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarTyp
   return empty_strided(like, sizes.begin(), strides, int64_t(sizes.size()), dtype);
 }
 
+Tensor as_float32(const Tensor& t) {
+  return row_major(t.scalar_type() == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float));
+}
+
 }  // namespace ww

@@ -53,6 +53,15 @@ Tensor empty_strided(const Tensor& like, const int64_t* sizes, const int64_t* st
 inline Tensor row_major(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 inline OptTensor row_major(const OptTensor& t) { return t ? OptTensor(row_major(*t)) : std::nullopt; }
 
+// The same for kernels that take any stride but want the last dimension adjacent.
+inline Tensor unit_last_stride(const Tensor& t) {
+  const int64_t last = t.dim() - 1;
+  return t.stride(last) == 1 || t.size(last) <= 1 ? t : torch::stable::contiguous(t);
+}
+
+// A small parameter (per expert, per head) in another float dtype, as a float32 row: one tiny copy.
+Tensor as_float32(const Tensor& t);
+
 inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
 inline const void* data(const OptTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 
