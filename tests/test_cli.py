@@ -103,6 +103,42 @@ def test_chat_template(directory):
     assert f"prefill {len(ids)} tokens" in result.stderr
 
 
+RICH_TEMPLATE = """{{ bos_token }}{% set ns = namespace(last=-1) %}
+{%- for m in messages %}{% if m.role == "user" %}{% set ns.last = loop.index0 %}{% endif %}
+{%- endfor %}
+{% for m in messages %}
+    {% if m.role == "skip" %}{% continue %}{% endif %}
+    {%- if m.tools is defined %}
+{{ m.tools | tojson }} {{ m.tools | tojson(indent=2) }}
+    {% endif %}
+<|{{ m.role }}|>{{ (m.content or "")[:9] }}{{ eos_token if loop.index0 == ns.last }}
+{%- endfor %}{% if add_generation_prompt %}
+<|assistant|><think>{% if enable_thinking is false %}</think>{% endif %}{% endif %}"""
+
+
+def test_templates_render_as_in_transformers(directory):
+    transformers = pytest.importorskip("transformers", reason="compares with transformers")
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(directory / "tokenizer.json"), bos_token="<s>", eos_token="</s>"
+    )
+    ours = Tokenizer(directory)
+    ours.chat_template = RICH_TEMPLATE
+    messages = [
+        {"role": "system", "content": "é <b> 'q'", "tools": [{"name": "f", "x": [1, None]}]},
+        {"role": "skip", "content": "x"},
+        {"role": "user", "content": "Hello there, long"},
+        {"role": "assistant", "content": None},
+    ]
+    for options in ({}, {"enable_thinking": False}, {"add_generation_prompt": False}):
+        text = theirs.apply_chat_template(
+            messages,
+            chat_template=RICH_TEMPLATE,
+            tokenize=False,
+            **({"add_generation_prompt": True} | options),
+        )
+        assert ours.chat(messages, **options) == ours.encode(text)
+
+
 def test_templates_are_sandboxed(directory, tmp_path):
     tokenizer = Tokenizer(directory)
     for template, message in (
@@ -139,6 +175,7 @@ def test_info(directory):
     assert facts["weight_bytes"] == 4 * config.parameters()
     assert facts["weight_bytes_by_dtype"] == {"float32": 4 * config.parameters()}
     assert facts["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 2
+    assert facts["kv_bytes_per_longest_sequence"] == 4096 * facts["kv_bytes_per_token"]
     assert facts["state_bytes_per_sequence"] == 3 * (96 * 16 * 4 + 160 * 3 * 2)
     text = run("info", directory).stdout
     assert f"{config.parameters():,}" in text

@@ -177,6 +177,9 @@ def describe(path: Path) -> dict[str, Any]:
         "active_parameters": config.parameters(active=True),
         "state_bytes_per_sequence": config.state_bytes(),
         "kv_bytes_per_token": config.kv_bytes_per_token(),
+        "max_position_embeddings": config.max_position_embeddings,
+        "kv_bytes_per_longest_sequence": config.kv_bytes_per_token()
+        * config.max_position_embeddings,
     }
     if any(path.glob("*.safetensors*")):
         stored = read_directory(path)

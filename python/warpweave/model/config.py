@@ -66,6 +66,7 @@ _INERT = frozenset(
         *("use_mamba_kernels", "mamba_proj_bias", "time_step_rank", "moe_shared_expert_overlap"),
         *("return_dict", "output_hidden_states", "output_attentions", "chunk_size_feed_forward"),
         *("is_encoder_decoder", "id2label", "label2id", "problem_type", "hidden_act"),
+        *("tokenizer_class", "keep_mtp_spec_in_bf16"),
     }
 )
 
@@ -320,7 +321,10 @@ class Config:
             set(values) - _FIELDS - _INERT - set(_ALIASES) - set(_FIXED) - set(_PATTERN_KEYS)
         )
         if unknown:
-            raise ValueError(f"unknown config keys: {', '.join(unknown)}")
+            raise ValueError(
+                f"unknown config keys: {', '.join(unknown)} (a key that does not change the model "
+                "can be removed from config.json)"
+            )
         return cls(**(known | patterns))
 
     def to_dict(self) -> dict[str, Any]:
