@@ -261,6 +261,8 @@ def test_refused_generation(models, backend):
             model.generate(prompt)
     with pytest.raises(ValueError, match="max_new_tokens"):
         model.generate([tokens(3)], max_new_tokens=-1)
+    with pytest.raises(ValueError, match="prefill_chunk"):
+        model.generate([tokens(3)], prefill_chunk=0)
 
 
 @backends

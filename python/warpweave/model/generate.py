@@ -127,6 +127,8 @@ def generate_tokens(
     stats = Stats() if stats is None else stats
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
+    if prefill_chunk < 1:
+        raise ValueError(f"prefill_chunk must be positive, got {prefill_chunk}")
     for b, prompt in enumerate(prompts):
         low, high = (int(prompt.min()), int(prompt.max())) if len(prompt) else (0, -1)
         if not 0 <= low <= high < model.config.vocab_size:
@@ -137,7 +139,8 @@ def generate_tokens(
     if max_new_tokens == 0 or not prompts:
         return
     longest = max(len(prompt) for prompt in prompts)
-    cache = model.new_cache(len(prompts), capacity=longest + max_new_tokens)
+    # Most answers end long before a generous limit; keys and values grow when one does not.
+    cache = model.new_cache(len(prompts), capacity=longest + min(max_new_tokens, 256))
     started = time.perf_counter()
     tokens = sampler(prefill(model, prompts, cache, prefill_chunk))
     chosen = tokens.tolist()  # waits for the device, so the clock below is right
