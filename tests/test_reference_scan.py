@@ -143,24 +143,26 @@ def check_scan(op: kit.Op) -> None:
     close(op(**case, return_final_states=True), expected)
 
 
-def _drop_decay(A: Tensor) -> Tensor:
-    return A * 0
+def _state_before_the_last(op: kit.Op) -> kit.Op:
+    def wrong(**k: Any) -> Any:
+        short = part(k, 0, T - 1, k["initial_states"]) | {"seq_idx": k["seq_idx"][:, :-1]}
+        return op(**k)[0], op(**short)[1]
+
+    return wrong
 
 
 SCAN_FAULTS: dict[str, kit.Fault] = {
     "B and C swapped": lambda op: lambda **k: op(**k | {"B": k["C"], "C": k["B"]}),
-    "no decay": kit.on_argument("A", _drop_decay),
+    "no decay": kit.on_argument("A", torch.zeros_like),
     "initial state ignored": kit.on_argument("initial_states", torch.zeros_like),
     "state kept over seq_idx": kit.on_argument("seq_idx", torch.zeros_like),
     "softplus forgotten": kit.on_argument("dt_softplus", lambda _: False),
     "bias forgotten": kit.on_argument("dt_bias", torch.zeros_like),
     "D of another head": kit.on_argument("D", lambda D: D.roll(1, 0)),
-    "gate as sigmoid": kit.on_argument("z", lambda z: z + 1e-9),
+    "gate off by 1e-9": kit.on_argument("z", lambda z: z + 1e-9),
     "groups interleaved": kit.on_argument("B", lambda b: b.flip(2)),
     "last token dropped": kit.on_result(lambda y: y * (torch.arange(T) < T - 1)[:, None, None]),
-    "final state of the token before": lambda op: lambda **k: (
-        op(**k)[0], op(**part(k, 0, T - 1, k["initial_states"]) | {"seq_idx": k["seq_idx"][:, :-1]})[1]
-    ),
+    "final state of the token before": _state_before_the_last,
 }  # fmt: skip
 
 

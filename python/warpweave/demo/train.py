@@ -102,7 +102,7 @@ def prepare_ops(model: Model) -> None:
     out of the experts, whose sizes change with every batch."""
     ops = next(m.ops for m in model.modules() if isinstance(m, Mamba2Mixer))  # one for all layers
     ops.ssd_scan = torch.autocast("cpu", enabled=False)(ops.ssd_scan)
-    ops.latent_moe = torch.compiler.disable(ops.latent_moe)
+    ops.latent_moe = torch.compiler.disable(ops.latent_moe)  # type: ignore[no-untyped-call]
 
 
 def balance(counts: dict[Router, Tensor], rate: float) -> None:
@@ -187,7 +187,7 @@ def train(out: Path, r: Recipe, every: int, eager: bool) -> tuple[dict[str, Any]
         with torch.autocast("cpu", torch.bfloat16):
             logits = forward(ids[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(model.parameters(), r.clip)
         optimizer.step()
         optimizer.zero_grad()

@@ -25,9 +25,9 @@ def lengths(*tiles: int, longest: int = 1 << 20) -> list[int]:
 
 
 def strided(t: Tensor, pad: int = 3) -> Tensor:
-    """The values of `t` inside a larger tensor of NaN: every dimension padded, storage offset."""
+    """The values of `t` in a tensor of NaN (integers: the maximum), padded in every dimension."""
     outer = [n + 2 * pad for n in t.shape]
-    fill = float("nan") if t.is_floating_point() else -(2**20)
+    fill = float("nan") if t.is_floating_point() else torch.iinfo(t.dtype).max
     view = torch.full(outer, fill, dtype=t.dtype, device=t.device)
     for dim, n in enumerate(t.shape):
         view = view.narrow(dim, pad, n)
