@@ -53,6 +53,11 @@ def run(*arguments, **options):
     return CliRunner().invoke(cli.app, [str(a) for a in arguments], **options)
 
 
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 def generate(directory, *arguments, **options):
     fixed = ("--model", directory, "--backend", "reference", "--max-new-tokens", 12)
     return run("generate", *fixed, *arguments, **options)
@@ -227,6 +232,7 @@ MISTAKES = [
     (("--top-p", "0"), "top_p"),
     (("--dtype", "float16"), "--dtype 'float16'"),
     (("--backend", "triton"), "backend 'triton'"),
+    (("--device", "cuda"), "--device 'cuda'"),
     (("--system", "x"), "--system needs --chat"),
     (("--file", "/nonexistent/file"), "/nonexistent/file"),
     (("--model", "/nonexistent"), "tokenizer.json does not exist"),
@@ -269,6 +275,19 @@ def test_damaged_checkpoint_is_one_line_and_all_with_debug(directory, tmp_path):
     assert "experts.7.down_proj" in str(debug.exception)
     (tmp_path / "config.json").write_text(json.dumps(config | {"qk_norm": True}))
     assert "qk_norm" in run("info", tmp_path).stderr
+
+
+def test_a_reader_that_leaves_is_no_error(directory):
+    command = [sys.executable, "-m", "warpweave", "generate", "--model", str(directory)]
+    with subprocess.Popen(
+        [*command, "--backend", "reference", "Hello"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 1
+    assert errors == b""
 
 
 def test_module_runs_as_a_command(directory):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -41,6 +42,10 @@ def user_errors(debug: bool) -> Iterator[None]:
     """End in one line and exit code 2 for what the user can mend; anything else is our bug."""
     try:
         yield
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does; Python must not flush into the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
             raise
@@ -85,6 +90,8 @@ def generate(
             raise ValueError(f"--dtype {dtype!r} is not supported, only {' and '.join(DTYPES)}")
         if system is not None and not chat:
             raise ValueError("--system needs --chat")
+        if device != "cpu" and not torch.cuda.is_available():
+            raise ValueError(f"--device {device!r}: torch sees no CUDA device here, only 'cpu'")
         if threads is not None:
             torch.set_num_threads(threads)
         text = read_prompt(prompt, file)
