@@ -44,6 +44,12 @@ def nested(tensors):
     return {f"language_model.{name}": t for name, t in tensors.items()} | towers
 
 
+def nested_by_transformers(tensors):
+    """The language model inside model., its head beside it."""
+    towers = {"model.vision_tower.patch.weight": torch.ones(3)}
+    return towers | {k.replace("backbone.", "model.language_model."): v for k, v in tensors.items()}
+
+
 def with_mtp(tensors):
     return tensors | {"mtp.layers.0.enorm.weight": torch.ones(4), "mtp.layers.1.x": torch.ones(1)}
 
@@ -89,6 +95,7 @@ LAYOUTS = {
     "model per expert": lambda t: {k.replace("backbone.", "model."): v for k, v in t.items()},
     "nested backbone": nested,
     "nested stacked": lambda t: nested(stacked(t)),
+    "nested by transformers": nested_by_transformers,
     "with mtp": with_mtp,
 }
 
@@ -106,6 +113,7 @@ def test_layouts(model, tmp_path, layout, shards):
         "with mtp": ["mtp.layers.0.enorm.weight", "mtp.layers.1.x"],
         "nested backbone": ["mlp1.0.weight", "vision_model.patch.weight"],
         "nested stacked": ["mlp1.0.weight", "vision_model.patch.weight"],
+        "nested by transformers": ["model.vision_tower.patch.weight"],
     }.get(layout, [])
     assert sorted(again.unused_tensors) == expected
     assert len(caught) == (1 if expected else 0)

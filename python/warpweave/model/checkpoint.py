@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint directories of the released models: reading every layout, writing the released one.
 
-On disk the tensors are under `backbone.` (released files) or `model.` (transformers 5), either
-possibly nested in `language_model.` (multimodal files), and the experts of a layer are one matrix
+On disk the tensors are under `backbone.` (released files) or `model.` (transformers 5), in
+multimodal files nested in `language_model.` or `model.language_model.`, and the experts of a layer are one matrix
 each or one stacked tensor. In the model they have no prefix and are stacked.
 """
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 _EXPERT = re.compile(r"(layers\.\d+\.mixer\.experts\.(?:up|down)_proj)")
 _STORED_EXPERT = re.compile(r"(layers\.\d+\.mixer\.experts)\.(\d+)\.(up_proj|down_proj)\.weight")
+_NESTED = re.compile(r"^(model\.)?language_model\.")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 Progress = Callable[[int, int], None]
@@ -141,11 +142,12 @@ def read_directory(path: Path) -> Stored:
         raise CheckpointError(path, problems)
 
     stored = Stored()
-    nested = any(name.startswith("language_model.") for f in files.values() for name in f)
+    nested = any(_NESTED.match(name) for entries in files.values() for name in entries)
     for entries in files.values():
         for full_name, entry in entries.items():
-            name = full_name.removeprefix("language_model.")
-            if name.startswith("mtp.") or (nested and name == full_name):
+            name = _NESTED.sub("", full_name)
+            other_tower = nested and name == full_name and not name.startswith("lm_head.")
+            if other_tower or name.startswith("mtp."):
                 stored.unused.append(full_name)
                 continue
             name = name.removeprefix("backbone.").removeprefix("model.")
