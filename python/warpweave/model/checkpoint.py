@@ -2,8 +2,8 @@
 """Checkpoint directories of the released models: reading every layout, writing the released one.
 
 On disk the tensors are under `backbone.` (released files) or `model.` (transformers 5), in
-multimodal files nested in `language_model.` or `model.language_model.`, and the experts of a layer are one matrix
-each or one stacked tensor. In the model they have no prefix and are stacked.
+multimodal files nested in `language_model.` or `model.language_model.`, and the experts of a layer
+are one matrix each or one stacked tensor. In the model they have no prefix and are stacked.
 """
 
 from __future__ import annotations
