@@ -44,9 +44,7 @@ target_include_directories(warpweave_cuda PRIVATE csrc)
 target_compile_definitions(warpweave_cuda PRIVATE WW_VERSION="${SKBUILD_PROJECT_VERSION}")
 target_compile_options(warpweave_cuda PRIVATE -Xfatbin=-compress-all -Xcompiler=-Wall,-Wextra
   $<$<BOOL:${WARPWEAVE_WERROR}>:-Werror=all-warnings>)
-# cudart comes in statically; of all that, only the launchers are to be seen.
-set(exports ${CMAKE_CURRENT_LIST_DIR}/core/cuda_exports.map)
-target_link_options(warpweave_cuda PRIVATE -Wl,--version-script=${exports} -Wl,--gc-sections -Wl,--no-undefined)
-set_target_properties(warpweave_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static LINK_DEPENDS ${exports})
+target_link_options(warpweave_cuda PRIVATE ${WW_EXPORTS} -Wl,--gc-sections -Wl,--no-undefined)
+set_target_properties(warpweave_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)
 install(TARGETS warpweave_cuda LIBRARY DESTINATION warpweave)
 target_compile_definitions(_native PRIVATE WW_CUDA_ARCHS="${cuda_archs}")

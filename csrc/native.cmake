@@ -9,6 +9,7 @@ set(WW_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
 set(WW_FLAGS_avx512_bf16 ${WW_FLAGS_avx512} -mavx512bf16)
 set(WW_FLAGS_amx_bf16 ${WW_FLAGS_avx512_bf16} -mamx-tile -mamx-bf16)
 
+set(WW_EXPORTS -Wl,--version-script=${CMAKE_CURRENT_LIST_DIR}/exports.map)
 set(WW_WARNINGS -Wall -Wextra -Wpedantic -Wno-psabi $<$<BOOL:${WARPWEAVE_WERROR}>:-Werror>)
 
 pybind11_add_module(_native NO_EXTRAS
@@ -22,7 +23,7 @@ target_compile_definitions(_native PRIVATE
   WW_COMPILER="${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}"
   WW_TORCH_HEADERS="${TorchStable_VERSION}")
 target_link_libraries(_native PRIVATE TorchStable::TorchStable ${CMAKE_DL_LIBS})
-target_link_options(_native PRIVATE -Wl,--gc-sections -Wl,--exclude-libs,ALL)
+target_link_options(_native PRIVATE ${WW_EXPORTS} -Wl,--gc-sections)
 set_target_properties(_native PROPERTIES BUILD_WITH_INSTALL_RPATH ON INSTALL_RPATH "$ORIGIN/../torch/lib")
 install(TARGETS _native LIBRARY DESTINATION warpweave)
 
