@@ -9,17 +9,15 @@ if not objects:
     sys.exit("check_isa_objects: no objects given")
 found = []
 for path in objects:
-    listing = subprocess.run(
-        [nm, "--defined-only", "--demangle", "--portability", path],
-        check=True, capture_output=True, text=True,
-    ).stdout
+    command = [nm, "--defined-only", "--demangle", path]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for line in listing.splitlines():
-        symbol, kind, *_ = line.rsplit(maxsplit=3)
+        _, kind, symbol = line.split(maxsplit=2)
         if kind in "VvWwu":
             found.append(f"{path}: {symbol} ({kind})")
 if found:
     sys.exit(
-        "warpweave: per-ISA objects define weak symbols, which the linker may take for another ISA:\n  "
+        "warpweave: per-ISA objects define weak symbols, which may end up in code for another:\n  "
         + "\n  ".join(found)
         + "\nMake them static, or put them into an unnamed namespace."
     )

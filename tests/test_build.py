@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled files: torch's stable ABI, what they export and need, and the gate on per-ISA objects."""
+"""The compiled files: torch's stable ABI, exports and needs, and the gate on per-ISA objects."""
 
 from __future__ import annotations
 

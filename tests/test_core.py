@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""csrc/core: conversions against ml_dtypes, vector functions against float64, and the choice of ISA.
+"""csrc/core: conversions against ml_dtypes, vector functions against float64, the choice of ISA.
 
-Planted faults that these tests must catch, each as a wrong stand-in for the native function: truncation
-instead of rounding, ties away from zero, flushed subnormals, overflow that saturates, a sign lost at
-zero (test_planted_faults).
+Planted faults that these tests must catch, each a wrong stand-in for a native function: truncation
+instead of rounding, ties away from zero, flushed subnormals, overflow that saturates, a zero that
+loses its sign (test_planted_faults).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def expected_codes(name: str, x: np.ndarray) -> np.ndarray:
 
 @np.errstate(over="ignore", invalid="ignore")  # past the largest float; signalling NaN
 def adversaries(name: str, rng: np.random.Generator) -> np.ndarray:
-    """Every value of the format, every midpoint, their neighbours in fp32, and random bit patterns."""
+    """Every value of the format, every midpoint, their fp32 neighbours, and random bit patterns."""
     values = expected_values(name, all_codes(name)).astype(np.float64)
     values = np.unique(values[np.isfinite(values)])
     past_the_end = values[-1] + (values[-1] - values[-2]) / 2 * np.array([-1, 1])
@@ -155,7 +155,7 @@ DEFINITIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def floats(rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """All fp32 values in blocks, or 4096 of each sign and exponent and 2^20 where functions bend."""
+    """Every fp32 value, or 4096 of each sign and exponent and 2^20 where functions bend."""
     if FULL:
         for first in range(0, 1 << 32, 1 << 24):
             yield np.arange(first, first + (1 << 24), dtype=np.uint32).view(np.float32)
@@ -209,7 +209,11 @@ def import_with(isa: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "WARPWEAVE_CPU_ISA": isa}
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     return subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One op, one room: every ww_op() line of CMakeLists.txt has all its parts, and nothing lies outside."""
+"""One op, one room: every ww_op() line of CMakeLists.txt has its parts, and every part a line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_room_is_complete(op: str) -> None:
 def test_op_is_public(op: str) -> None:
     for module in (ops, reference):
         assert op in module.__all__
-        assert (getattr(module, op).__doc__ or "").strip(), f"{module.__name__}.{op} has no docstring"
+        assert (getattr(module, op).__doc__ or "").strip(), module.__name__
 
 
 @pytest.mark.parametrize("op", ROOMS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host-side API of warpweave's kernels; importing it, after torch, registers torch.ops.warpweave."""
+"""Host-side API of the kernels; importing it, after torch, registers torch.ops.warpweave."""
 
 from typing import Literal, TypedDict
 
