@@ -17,8 +17,7 @@ constexpr bool kBuilt = false;
 #endif
 
 CudaLibrary open_library() {
-  if (!kBuilt)
-    return {nullptr, "this build of warpweave has no CUDA kernels (WARPWEAVE_CUDA=OFF, or no nvcc was found)"};
+  if (!kBuilt) return {nullptr, "this build has no CUDA kernels (WARPWEAVE_CUDA=OFF or no nvcc)"};
   Dl_info self;
   if (!dladdr(reinterpret_cast<void*>(&open_library), &self)) return {nullptr, "dladdr failed"};
   const std::string module = self.dli_fname;
@@ -55,9 +54,12 @@ CudaInfo cuda_info() {
   CudaInfo info{kBuilt, cuda_library().handle != nullptr, WW_CUDA_ARCHS, 0, cuda_library().problem};
   if (!info.loaded) return info;
   const int status = require<decltype(ww_device_count)>("ww_device_count")(&info.device_count);
-  if (!torch_has_cuda()) info.problem = kCpuTorch;
-  else if (status != 0) info.problem = require<decltype(ww_error_string)>("ww_error_string")(status);
-  else if (info.device_count == 0) info.problem = "no CUDA device is visible";
+  if (!torch_has_cuda())
+    info.problem = kCpuTorch;
+  else if (status != 0)
+    info.problem = require<decltype(ww_error_string)>("ww_error_string")(status);
+  else if (info.device_count == 0)
+    info.problem = "no CUDA device is visible";
   return info;
 }
 
@@ -78,8 +80,8 @@ void launch_cuda(const char* op, const char* symbol, const void* params, const T
   void* stream;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
   const int status = launch(params, stream);
-  WW_CHECK(status == 0, op, ": CUDA launch failed: ",
-           require<decltype(ww_error_string)>("ww_error_string")(status));
+  WW_CHECK(status == 0, op,
+           ": CUDA launch failed: ", require<decltype(ww_error_string)>("ww_error_string")(status));
 }
 
 }  // namespace ww

@@ -16,7 +16,8 @@ namespace ww {
 namespace {
 
 void torch_parallel_for(int64_t n, int64_t grain, RangeFn fn, void* ctx) {
-  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) { fn(ctx, begin, end); });
+  torch::stable::parallel_for(0, n, grain,
+                              [&](int64_t begin, int64_t end) { fn(ctx, begin, end); });
 }
 
 py::list kernels() {
@@ -50,7 +51,8 @@ std::string cpu_kernel_for(const std::string& op) {
 }
 
 std::string kernel_for(const std::string& op, const std::string& device) {
-  WW_CHECK(device == "cpu" || device == "cuda", "kernel_for: unknown device '", device, "'; supported: cpu, cuda");
+  WW_CHECK(device == "cpu" || device == "cuda", "kernel_for: unknown device '", device,
+           "'; supported: cpu, cuda");
   const std::string cpu = cpu_kernel_for(op);
   if (device == "cpu") return cpu;
   const std::string problem = cuda_info().problem;
@@ -81,7 +83,8 @@ py::dict build_info() {
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 FloatArray run_vector_math(const std::string& name, const FloatArray& x) {
-  static constexpr const char* kNames[] = {"exp", "log1p", "softplus", "sigmoid", "silu", "round_bf16", "round_f16"};
+  static constexpr const char* kNames[] = {"exp",  "log1p",      "softplus", "sigmoid",
+                                           "silu", "round_bf16", "round_f16"};
   for (int i = 0; i < int(std::size(kNames)); ++i) {
     if (name != kNames[i]) continue;
     FloatArray out(x.size());
@@ -94,14 +97,16 @@ FloatArray run_vector_math(const std::string& name, const FloatArray& x) {
 template <typename T>
 py::array encode_as(const FloatArray& x) {
   py::array_t<decltype(T::bits)> out(x.size());
-  for (py::ssize_t i = 0; i < x.size(); ++i) out.mutable_data()[i] = from_float<T>(x.data()[i]).bits;
+  for (py::ssize_t i = 0; i < x.size(); ++i)
+    out.mutable_data()[i] = from_float<T>(x.data()[i]).bits;
   return out;
 }
 
 template <typename T>
 FloatArray decode_as(const py::array_t<decltype(T::bits), py::array::c_style>& codes) {
   FloatArray out(codes.size());
-  for (py::ssize_t i = 0; i < codes.size(); ++i) out.mutable_data()[i] = to_float(T{codes.data()[i]});
+  for (py::ssize_t i = 0; i < codes.size(); ++i)
+    out.mutable_data()[i] = to_float(T{codes.data()[i]});
   return out;
 }
 
@@ -114,21 +119,31 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   cpu_isa();  // a bad WARPWEAVE_CPU_ISA fails the import, not the first op
 
   m.doc() = "Host-side API of warpweave's kernels; importing it registers torch.ops.warpweave.";
-  m.def("build_info", &build_info, "Version, compiler, torch headers and CUDA architectures of this build.");
-  m.def("cpu_isa", [] { return isa_name(cpu_isa()); }, "The instruction set that CPU kernels use now.");
-  m.def("cpu_isas", [] {
-    std::vector<std::string> names;
-    for (int i = 0; i <= int(best_cpu_isa()); ++i) names.push_back(isa_name(Isa(i)));
-    return names;
-  }, "The instruction sets this machine can run, lowest first.");
-  m.def("set_cpu_isa", [](const std::string& name) { set_cpu_isa(name.c_str()); }, py::arg("name"),
-        "Use no instruction set above this one. ValueError if unknown or not supported here.");
-  m.def("kernels", &kernels, "The registry: a dict for each compiled kernel, with at least its op and target.");
+  m.def("build_info", &build_info,
+        "Version, compiler, torch headers and CUDA architectures of this build.");
+  m.def(
+      "cpu_isa", [] { return isa_name(cpu_isa()); },
+      "The instruction set that CPU kernels use now.");
+  m.def(
+      "cpu_isas",
+      [] {
+        std::vector<std::string> names;
+        for (int i = 0; i <= int(best_cpu_isa()); ++i) names.push_back(isa_name(Isa(i)));
+        return names;
+      },
+      "The instruction sets this machine can run, lowest first.");
+  m.def(
+      "set_cpu_isa", [](const std::string& name) { set_cpu_isa(name.c_str()); }, py::arg("name"),
+      "Use no instruction set above this one. ValueError if unknown or not supported here.");
+  m.def("kernels", &kernels,
+        "The registry: a dict for each compiled kernel, with at least its op and target.");
   m.def("kernel_for", &kernel_for, py::arg("op"), py::arg("device") = "cpu",
         "The target that a call will take. ValueError if it cannot run there, with the reason.");
-  m.def("cuda_info", &cuda_info_dict, "Whether CUDA ops can run: built, loaded, archs, device_count, problem.");
+  m.def("cuda_info", &cuda_info_dict,
+        "Whether CUDA ops can run: built, loaded, archs, device_count, problem.");
 
-  py::module_ numerics = m.def_submodule("numerics", "Scalar and vector numerics of the kernels, for tests.");
+  py::module_ numerics =
+      m.def_submodule("numerics", "Scalar and vector numerics of the kernels, for tests.");
   numerics.def("vector_math", &run_vector_math, py::arg("name"), py::arg("x"));
   numerics.def("encode_bf16", &encode_as<bf16_t>);
   numerics.def("encode_f16", &encode_as<f16_t>);

@@ -24,15 +24,15 @@ struct Task {
   CausalConv1dParams p;
   int64_t chunk;    // tokens
   uint32_t chunks;  // of one batch row
-  uint32_t count;   // of threads (channel_last) or warps: 32 bits, for a 64-bit division is a function call
+  uint32_t count;   // threads (channel_last) or warps; a 64-bit division would be a function call
 };
 
 // --- Sequences. cu_seqlens stays on the device: invalid offsets give wrong numbers, but every index that
 // comes from them is clamped, so no access leaves the tensors. ---
 
-struct Run {              // tokens of one sequence
-  int64_t begin, end;     // exact within W-1 before and up to `limit` after the token asked for
-  int64_t state;          // row of initial_states, or -1
+struct Run {           // tokens of one sequence
+  int64_t begin, end;  // exact within W-1 before and up to `limit` after the token asked for
+  int64_t state;       // row of initial_states, or -1
   bool padding;
 };
 
@@ -64,19 +64,22 @@ __device__ inline Run run_at(const CausalConv1dParams& p, int64_t b, int64_t t, 
 
 // The input at t as the taps of `run` see it, for t >= run.begin - (W-1).
 template <typename T>
-__device__ inline T input(const CausalConv1dParams& p, const Run& run, int64_t b, int64_t c, int64_t t) {
+__device__ inline T input(const CausalConv1dParams& p, const Run& run, int64_t b, int64_t c,
+                          int64_t t) {
   if (t >= run.begin)
     return static_cast<const T*>(p.x)[b * p.x_stride_b + c * p.x_stride_c + t * p.x_stride_t];
   if (!p.initial_states || run.state < 0) return T{};
-  return static_cast<const T*>(p.initial_states)[run.state * p.initial_stride_b + c * p.initial_stride_c +
-                                                 (t - run.begin + p.W - 1) * p.initial_stride_w];
+  const int64_t w = t - run.begin + p.W - 1;
+  return static_cast<const T*>(p.initial_states)[run.state * p.initial_stride_b +
+                                                 c * p.initial_stride_c + w * p.initial_stride_w];
 }
 
 // --- Arithmetic ---
 
 template <typename T>
 __device__ inline float parameter(const void* base, DType dtype, int64_t i) {
-  return dtype == DType::f32 ? static_cast<const float*>(base)[i] : widen(static_cast<const T*>(base)[i]);
+  if (dtype == DType::f32) return static_cast<const float*>(base)[i];
+  return widen(static_cast<const T*>(base)[i]);
 }
 
 template <typename T>
@@ -174,8 +177,8 @@ constexpr int kLanes = 32;
 
 // Whether tokens [begin, end) and the W-1 before them are one sequence, so that no tap needs a look.
 // The lane answers for the `n` tokens from t.
-__device__ inline bool one_sequence(const CausalConv1dParams& p, int64_t b, int64_t begin, int64_t end,
-                                    int64_t t, int n, Run& run) {
+__device__ inline bool one_sequence(const CausalConv1dParams& p, int64_t b, int64_t begin,
+                                    int64_t end, int64_t t, int n, Run& run) {
   if (p.cu_seqlens) {
     if (begin >= run.end) run = run_at(p, b, begin, end);
     return run.end >= end && (run.begin <= begin - (p.W - 1) || begin == 0);
@@ -192,9 +195,10 @@ template <typename T, int W>
 __global__ void __launch_bounds__(kThreads, 6) channel_first(const __grid_constant__ Task task) {
   constexpr int V = kVector<T>;
   const CausalConv1dParams& p = task.p;
-  const uint32_t id = blockIdx.x * (kThreads / kLanes) + threadIdx.x / kLanes, row = id / task.chunks;
+  const uint32_t id = blockIdx.x * (kThreads / kLanes) + threadIdx.x / kLanes;
   const int lane = threadIdx.x % kLanes;
   if (id >= task.count) return;  // whole warps
+  const uint32_t row = id / task.chunks;
   const int64_t b = row / uint32_t(p.C), c = row % uint32_t(p.C);
   const T* x = static_cast<const T*>(p.x) + b * p.x_stride_b + c * p.x_stride_c;
   T* out = static_cast<T*>(p.out) + b * p.out_stride_b + c * p.out_stride_c;
@@ -241,7 +245,8 @@ __global__ void __launch_bounds__(kThreads, 6) channel_first(const __grid_consta
     widen<T>(data.words, v + W - 1);
 #pragma unroll
     for (int w = 0; w < W - 1; ++w) {
-      v[w] = __shfl_sync(~0u, lane == kLanes - 1 ? before[w] : v[V + w], (lane + kLanes - 1) % kLanes);
+      const float last = lane == kLanes - 1 ? before[w] : v[V + w];
+      v[w] = __shfl_sync(~0u, last, (lane + kLanes - 1) % kLanes);
       before[w] = v[V + w];
     }
     if (!one_sequence(p, b, step > 0 ? step : 0, end, t, V, run)) {
@@ -296,27 +301,27 @@ __global__ void __launch_bounds__(kThreads) final_states(const __grid_constant__
 
 // --- Launch: tables by dtype (the order of DType) and width ---
 
-#define WW_WIDTHS(name, dtype, ...)                        \
-  {                                                        \
-    {"causal_conv1d", name " W2", dtype, __VA_ARGS__, 2>}, \
-    {"causal_conv1d", name " W3", dtype, __VA_ARGS__, 3>}, \
-    {"causal_conv1d", name " W4", dtype, __VA_ARGS__, 4>}, \
+#define WW_WIDTHS(name, dtype, kernel, ...)                         \
+  {                                                                 \
+      {"causal_conv1d", name " W2", dtype, kernel<__VA_ARGS__, 2>}, \
+      {"causal_conv1d", name " W3", dtype, kernel<__VA_ARGS__, 3>}, \
+      {"causal_conv1d", name " W4", dtype, kernel<__VA_ARGS__, 4>}, \
   }
 
 const CudaKernel<Task> kChannelLast[3][3] = {
-    WW_WIDTHS("channel_last", "float32", channel_last<float, kVector<float>),
-    WW_WIDTHS("channel_last", "bfloat16", channel_last<bf16_t, kVector<bf16_t>),
-    WW_WIDTHS("channel_last", "float16", channel_last<f16_t, kVector<f16_t>),
+    WW_WIDTHS("channel_last", "float32", channel_last, float, kVector<float>),
+    WW_WIDTHS("channel_last", "bfloat16", channel_last, bf16_t, kVector<bf16_t>),
+    WW_WIDTHS("channel_last", "float16", channel_last, f16_t, kVector<f16_t>),
 };
 const CudaKernel<Task> kChannelLastNarrow[3][3] = {
-    WW_WIDTHS("channel_last unaligned", "float32", channel_last<float, 1),
-    WW_WIDTHS("channel_last unaligned", "bfloat16", channel_last<bf16_t, 1),
-    WW_WIDTHS("channel_last unaligned", "float16", channel_last<f16_t, 1),
+    WW_WIDTHS("channel_last unaligned", "float32", channel_last, float, 1),
+    WW_WIDTHS("channel_last unaligned", "bfloat16", channel_last, bf16_t, 1),
+    WW_WIDTHS("channel_last unaligned", "float16", channel_last, f16_t, 1),
 };
 const CudaKernel<Task> kChannelFirst[3][3] = {
-    WW_WIDTHS("channel_first", "float32", channel_first<float),
-    WW_WIDTHS("channel_first", "bfloat16", channel_first<bf16_t),
-    WW_WIDTHS("channel_first", "float16", channel_first<f16_t),
+    WW_WIDTHS("channel_first", "float32", channel_first, float),
+    WW_WIDTHS("channel_first", "bfloat16", channel_first, bf16_t),
+    WW_WIDTHS("channel_first", "float16", channel_first, f16_t),
 };
 const CudaKernel<Task> kFinalStates[3] = {
     {"causal_conv1d", "final_states", "float32", final_states<float>},
@@ -346,8 +351,8 @@ cudaError_t launch_conv(const CausalConv1dParams& p, cudaStream_t stream) {
   const int64_t vector = p.dtype == DType::f32 ? kVector<float> : kVector<bf16_t>;
   const bool last = p.x_stride_c == 1 && p.out_stride_c == 1;
   const bool wide = last && channels_are_wide(p, vector);
-  const int64_t units = last ? p.B * p.C / (wide ? vector : 1) : p.B * p.C;  // a chunk's threads or warps
-  const int64_t tokens = last ? p.T : p.T + vector - 1;                      // with the lead
+  const int64_t units = p.B * p.C / (wide ? vector : 1);  // threads or warps of a chunk
+  const int64_t tokens = last ? p.T : p.T + vector - 1;   // with the lead
   const int64_t shortest = last ? kGroup : kLanes * vector;
   const int64_t threads = last ? 1 : kLanes;
   int64_t chunk = last ? kMaxRows : kMaxSteps * shortest, count;
@@ -363,7 +368,8 @@ cudaError_t launch_conv(const CausalConv1dParams& p, cudaStream_t stream) {
 
 cudaError_t launch_final_states(const CausalConv1dParams& p, cudaStream_t stream) {
   const int64_t elements = p.final_states ? p.num_seqs * p.C * (p.W - 1) : 0;
-  return kFinalStates[int(p.dtype)].launch(divide_up(elements, kThreads), kThreads, stream, {p, 0, 0, 0});
+  return kFinalStates[int(p.dtype)].launch(divide_up(elements, kThreads), kThreads, stream,
+                                           {p, 0, 0, 0});
 }
 
 }  // namespace

@@ -13,9 +13,13 @@ template <typename T>
 constexpr int kVector = 16 / sizeof(T);  // elements
 
 template <typename T, int V>
-struct PackedOf { using type = uint4; };
+struct PackedOf {
+  using type = uint4;
+};
 template <typename T>
-struct PackedOf<T, 1> { using type = T; };
+struct PackedOf<T, 1> {
+  using type = T;
+};
 template <typename T, int V>  // V is 1 or kVector<T>
 using Packed = typename PackedOf<T, V>::type;
 
@@ -64,7 +68,9 @@ __device__ inline float widen(T v) {
   }
 }
 template <typename T>
-__device__ inline void widen(T v, float* out) { *out = widen(v); }
+__device__ inline void widen(T v, float* out) {
+  *out = widen(v);
+}
 
 template <typename T, int V>
 __device__ inline Packed<T, V> narrow(const float* v) {
