@@ -9,13 +9,14 @@
 //   final_states   a thread per element, after either
 #include "causal_conv1d/causal_conv1d.h"
 #include "core/cuda.h"
+#include "core/ptx.cuh"
 #include "core/vector.cuh"
 
 namespace ww {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kGroup = 4;        // rows a thread has in flight: 64 bytes, 40 KiB an SM at 5 blocks
+constexpr int kMinRows = 8;
 constexpr int kMaxRows = 64;     // tokens of a channel-last chunk: W-1 rows read again cost 5%
 constexpr int kMaxSteps = 8;     // steps of a channel-first chunk
 constexpr int kBlocksPerSm = 4;  // chunks are halved until there are as many blocks
@@ -92,12 +93,19 @@ __device__ inline float load_bias(const CausalConv1dParams& p, int64_t c) {
   return p.bias ? parameter<T>(p.bias, p.weight_dtype, c) : 0.f;
 }
 
-// v * sigmoid(v) with exp of a negative number only: 1 + e lies in [1, 2], where the fast division has no
-// range problem, and -inf * 0 is the NaN of the definition. ex2.approx is far inside a 16-bit ulp.
+// v * sigmoid(v) by exp of a negative number only: the denominator lies in [1, 2], and -inf * 0 is the NaN
+// of the definition. ex2.approx is far inside a 16-bit ulp; of half the exponent, and used twice, it is
+// not flushed to zero anywhere in bfloat16's range.
 template <typename T>
 __device__ inline float silu(float v) {
-  const float e = sizeof(T) == 4 ? expf(-fabsf(v)) : __expf(-fabsf(v));
-  return __fdividef(v < 0.f ? v * e : v, 1.f + e);
+  if constexpr (dtype_of<T> == DType::f32) {
+    const float e = expf(-fabsf(v));
+    return (v < 0.f ? v * e : v) * ptx::rcp_approx(1.f + e);
+  } else {
+    constexpr float kHalfLog2e = 0.72134752f;
+    const float root = ptx::ex2_approx(fabsf(v) * -kHalfLog2e);
+    return (v < 0.f ? v * root * root : v) * ptx::rcp_approx(fmaf(root, root, 1.f));
+  }
 }
 
 template <typename T, int V>
@@ -111,7 +119,8 @@ __device__ inline Packed<T, V> finish(float (&acc)[V], bool activate) {
 // --- Channels in the vector ---
 
 template <typename T, int V, int W>
-__global__ void __launch_bounds__(kThreads) channel_last(const __grid_constant__ Task task) {
+__global__ void __launch_bounds__(kThreads, 4) channel_last(const __grid_constant__ Task task) {
+  constexpr int kGroup = W == 3 ? 6 : 4;  // rows in flight, 64 bytes or more; a multiple of W
   const CausalConv1dParams& p = task.p;
   const uint32_t id = blockIdx.x * kThreads + threadIdx.x;
   if (id >= task.count) return;
@@ -137,12 +146,12 @@ __global__ void __launch_bounds__(kThreads) channel_last(const __grid_constant__
       for (int64_t n = end - t; n > 0; --n, out += p.out_stride_t) store_packed<T, V>(out, {});
       continue;
     }
-    float window[W][V];  // the last W inputs, the newest at W-1
+    // The last W inputs in a ring: token k of a group goes to slot (k + W-1) % W.
+    float window[W][V];
 #pragma unroll
     for (int w = 0; w < W - 1; ++w)
 #pragma unroll
-      for (int i = 0; i < V; ++i)
-        window[w + 1][i] = widen(input<T>(p, run, b, c + i, t - (W - 1) + w));
+      for (int i = 0; i < V; ++i) window[w][i] = widen(input<T>(p, run, b, c + i, t - (W - 1) + w));
 
 #pragma unroll 1
     for (int n = int(end - t); n > 0; n -= kGroup) {
@@ -154,16 +163,12 @@ __global__ void __launch_bounds__(kThreads) channel_last(const __grid_constant__
       for (int k = 0; k < kGroup; ++k, out += p.out_stride_t) {
         if (k >= n) break;
         float acc[V];
-#pragma unroll
-        for (int w = 0; w < W - 1; ++w)
-#pragma unroll
-          for (int i = 0; i < V; ++i) window[w][i] = window[w + 1][i];
-        widen<T>(raw[k], window[W - 1]);
+        widen<T>(raw[k], window[(k + W - 1) % W]);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           acc[i] = bias[i];
 #pragma unroll
-          for (int w = 0; w < W; ++w) acc[i] = fmaf(tap[w][i], window[w][i], acc[i]);
+          for (int w = 0; w < W; ++w) acc[i] = fmaf(tap[w][i], window[(k + w) % W][i], acc[i]);
         }
         store_packed<T, V>(out, finish<T, V>(acc, p.silu));
       }
@@ -353,7 +358,7 @@ cudaError_t launch_conv(const CausalConv1dParams& p, cudaStream_t stream) {
   const bool wide = last && channels_are_wide(p, vector);
   const int64_t units = p.B * p.C / (wide ? vector : 1);  // threads or warps of a chunk
   const int64_t tokens = last ? p.T : p.T + vector - 1;   // with the lead
-  const int64_t shortest = last ? kGroup : kLanes * vector;
+  const int64_t shortest = last ? kMinRows : kLanes * vector;
   const int64_t threads = last ? 1 : kLanes;
   int64_t chunk = last ? kMaxRows : kMaxSteps * shortest, count;
   for (;; chunk /= 2) {
