@@ -47,4 +47,6 @@ target_compile_options(warpweave_cuda PRIVATE -Xfatbin=-compress-all -Xcompiler=
 target_link_options(warpweave_cuda PRIVATE ${WW_EXPORTS} -Wl,--gc-sections -Wl,--no-undefined)
 set_target_properties(warpweave_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)
 install(TARGETS warpweave_cuda LIBRARY DESTINATION warpweave)
-target_compile_definitions(_native PRIVATE WW_CUDA_ARCHS="${cuda_archs}")
+# For this one file, so that turning CUDA on or off compiles no other again.
+set_property(SOURCE csrc/bindings/cuda_library.cpp APPEND PROPERTY
+  COMPILE_DEFINITIONS WW_CUDA_ARCHS="${cuda_archs}")
