@@ -44,9 +44,9 @@ def case(shape: str, rows: int, D: int, dtype: torch.dtype, form: str, group: in
 def cases() -> Iterator[Case]:
     for model, hidden, inner, group in MODELS:
         for dtype in (torch.bfloat16, torch.float32):
-            yield case(model, 4096, hidden, dtype, "plain", None)
-            yield case(model, 4096, hidden, dtype, "residual", None)
-            yield case(model, 2048, inner, dtype, "gate", group)
+            yield case(model, 1024, hidden, dtype, "plain", None)
+            yield case(model, 1024, hidden, dtype, "residual", None)
+            yield case(model, 1024, inner, dtype, "gate", group)
         yield case(model, 1, hidden, torch.bfloat16, "plain", None)
         yield case(model, 1, inner, torch.bfloat16, "gate", group)
     yield case("dispatch", 1, 16, torch.bfloat16, "plain", None)
