@@ -37,14 +37,15 @@ def doubled(case: Case) -> Case:
 
 
 def check_case(
-    op: kit.Op, reference: kit.Op, case: Case, mutated: Iterable[str] = (), axis: int = -1
-) -> None:
-    """Accuracy of every result and mutated argument against the reference in float64, with the
-    reference at the case's own dtype as the baseline; rounding too where it is to 16 bits. An
-    element is judged by its size and that of its neighbours along `axis`."""
+    op: kit.Op, reference: kit.Op, case: Case, mutated: Iterable[str] = (), axis: int = -1,
+    plain: kit.Op | None = None,
+) -> None:  # fmt: skip
+    """Accuracy of every result and mutated argument against the reference in float64, with `plain`
+    (else the reference) at the case's own dtype as the baseline; rounding too where it is to 16
+    bits. An element is judged by its size and that of its neighbours along `axis`."""
     actual = run(op, case, mutated)
     exact = run(reference, doubled(case), mutated)
-    baseline = run(reference, case, mutated)
+    baseline = run(plain or reference, case, mutated)
     for i, (a, e, b) in enumerate(zip(actual, exact, baseline, strict=True)):
         if not a.is_floating_point():
             kit.assert_same_bits(a, b, name=f"result {i}")
@@ -77,6 +78,19 @@ def check_compiled(op: kit.Op, cases: Iterable[Case], mutated: Iterable[str] = (
     compiled = torch.compile(op, fullgraph=True, dynamic=True, backend="aot_eager")
     for case in cases:
         assert_same_runs([run(op, case, mutated), run(compiled, case, mutated)])
+
+
+def far_apart(t: Tensor, dim: int = 0) -> Tensor:
+    """The values of `t` with neighbours along `dim` so far apart that offsets pass 2^31 elements.
+
+    The memory between them is reserved, never touched: a few pages are used."""
+    stride = -(-(2**31 + 64) // max(t.shape[dim] - 1, 1))
+    strides = list(t.contiguous().stride())
+    if t.dim() > 1 and max(t.numel(), 1) > stride:
+        raise ValueError(f"far_apart: {tuple(t.shape)} does not fit between its own neighbours")
+    strides[dim] = stride
+    size = 1 + sum((n - 1) * s for n, s in zip(t.shape, strides, strict=True))
+    return torch.empty(size, dtype=t.dtype).as_strided(t.shape, strides).copy_(t)
 
 
 def check_refused(

@@ -96,6 +96,19 @@ WW_INLINE float sum(F32 v) {
   return _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps(pair, pair, 1)));
 }
 
+// While alive, subnormal operands and results of this thread count as zero. For sums of products that
+// decay: there a subnormal is noise 10^-30 below the result, but costs the core some 150 cycles each.
+class FlushSubnormals {
+ public:
+  FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }  // FTZ, DAZ
+  ~FlushSubnormals() { _mm_setcsr(saved_); }
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+ private:
+  unsigned saved_;
+};
+
 // --- Loads widen to fp32, stores round to nearest even once. ---
 
 WW_INLINE F32 load(const float* p) {

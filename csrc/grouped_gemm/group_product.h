@@ -3,8 +3,8 @@
 // made of. For per-ISA files.
 //
 // The product is computed transposed, C[n][token] = sum_k weight[n][k] * token[k]: weight rows are the A
-// operand where they lie, never copied or repacked, and only the tokens are packed, once a group. A group
-// of few tokens is bound by reading the weights; it takes dot products along k and its tokens stay rows.
+// operand in their own order, and only the tokens are packed, once a group. A group of few tokens is bound
+// by reading the weights; it takes dot products along k over weights and tokens as they lie.
 #pragma once
 
 #include "core/matmul.h"
@@ -102,24 +102,22 @@ inline void product_by_dots(const T* weight, int64_t ldw, int rows, const Row& t
 
 // --- Many tokens ---
 
-template <typename T>
-constexpr bool kWidens = sizeof(Operand<T>) != sizeof(T);
+template <typename Op>
+constexpr int64_t staged_stride(int64_t k) { return round_up(k, 64 / sizeof(Op)) + 64 / sizeof(Op); }
+template <typename Op>
+constexpr size_t staged_bytes(int64_t k) { return size_t(kBlockN * staged_stride<Op>(k)) * sizeof(Op); }
 
-// Weight rows as matmul's A operand: in place, or widened into `wide` where the ISA has no bf16 product.
+// Copies weight rows into `staged` as matmul's A operand, at staged_stride. The copy streams them from
+// memory in order, which the product itself would not, and its odd stride (in cache lines) keeps rows whose
+// length is a power of two from fighting for the same cache sets. Widens where the ISA has no bf16 product.
 template <typename T>
-inline const Operand<T>* weight_operand(const T* weight, int64_t* ldw, int rows, int64_t k,
-                                        Operand<T>* wide) {
-  if constexpr (!kWidens<T>) return weight;
-  else {
-    for (int r = 0; r < rows; ++r)
-      for_lanes(k, [&](int64_t i, int lanes) { store(wide + r * k + i, load(weight + r * *ldw + i, lanes), lanes); });
-    *ldw = k;
-    return wide;
+inline void stage_weights(const T* weight, int64_t ldw, int rows, int64_t k, Operand<T>* staged) {
+  const int64_t lds = staged_stride<Operand<T>>(k);
+  for (int r = 0; r < rows; ++r) {
+    if constexpr (sizeof(Operand<T>) == sizeof(T)) memcpy(staged + r * lds, weight + r * ldw, size_t(k) * sizeof(T));
+    else for_lanes(k, [&](int64_t i, int lanes) { store(staged + r * lds + i, load(weight + r * ldw + i, lanes), lanes); });
   }
 }
-
-template <typename T>
-constexpr int64_t wide_size(int64_t k) { return kWidens<T> ? kBlockN * k : 0; }
 
 // Packs the tokens of every unit; token(i) is the address of sorted row i.
 template <typename Op, typename Row>
@@ -133,7 +131,7 @@ inline void pack_units(const GroupPlan& plan, const Row& token, int64_t k, Op* p
 // --- Results ---
 
 WW_INLINE F32 relu2(F32 v) {
-  const F32 positive = max(v, v * 0.f);  // v * 0 rather than 0: a NaN stays one
+  const F32 positive = v < 0.f ? F32{} : v;  // not max(): a NaN stays one
   return positive * positive;
 }
 

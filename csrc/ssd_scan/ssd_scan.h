@@ -9,7 +9,7 @@
 // The state starts anew where seq_idx changes and at each cu_seqlens offset. It is carried in fp32.
 // Inside a chunk of Q tokens the recurrence is evaluated in its dual, quadratic form as matrix products
 // whose operands have the dtype of x (fp32 accumulation); Q changes rounding and speed, nothing else.
-// y is rounded once. out aliases nothing.
+// y is rounded once. Subnormal fp32 intermediates may be taken as zero. out aliases nothing.
 #pragma once
 
 #include "core/types.h"

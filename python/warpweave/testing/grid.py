@@ -25,7 +25,7 @@ def lengths(*tiles: int, longest: int = 1 << 20) -> list[int]:
 
 
 def strided(t: Tensor, pad: int = 3) -> Tensor:
-    """The values of `t` in a larger tensor of NaN (integers: the maximum), every dimension padded."""
+    """The values of `t` in a tensor of NaN (integers: the maximum), padded in every dimension."""
     outer = [n + 2 * pad for n in t.shape]
     fill = float("nan") if t.is_floating_point() else torch.iinfo(t.dtype).max
     view = torch.full(outer, fill, dtype=t.dtype, device=t.device)
