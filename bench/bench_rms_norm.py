@@ -46,7 +46,7 @@ def cases() -> Iterator[Case]:
         for dtype in (torch.bfloat16, torch.float32):
             yield case(model, 1024, hidden, dtype, "plain", None)
             yield case(model, 1024, hidden, dtype, "residual", None)
-            yield case(model, 1024, inner, dtype, "gate", group)
+            yield case(model, 512, inner, dtype, "gate", group)
         yield case(model, 1, hidden, torch.bfloat16, "plain", None)
         yield case(model, 1, inner, torch.bfloat16, "gate", group)
     yield case("dispatch", 1, 16, torch.bfloat16, "plain", None)

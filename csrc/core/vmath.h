@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // exp, log1p, softplus, sigmoid, silu on vectors: at most 2 ulp over all fp32 inputs, measured against
-// float64 (tests/test_core.py), with subnormal results, infinities and NaN right. For per-ISA files.
+// float64 (tests/test_vector_math.py), with subnormal results, infinities and NaN right. For per-ISA files.
 //
 // exp: Cody-Waite reduction by ln 2 in two parts, then a degree-7 polynomial.
 // log1p: the reduction and coefficients of FreeBSD's msun (s = f/(2+f), even polynomial in s), with the
@@ -114,8 +114,8 @@ WW_INLINE F32 silu(F32 x) {
   return scale_by_power_of_two(x < inf ? refined : x, negative & e.n);
 }
 
-// x / (1 + exp(-x)) as it stands: 3 ulp in a third of the instructions, and -0 from -89 down to -inf, which
-// still gives NaN. Good enough where a rounding to 16 bits follows.
+// x / (1 + exp(-x)) as it stands, for results that are then rounded to 16 bits: a third of the
+// instructions for 3 ulp, and -0 below -88.7; -inf still gives NaN.
 WW_INLINE F32 silu_coarse(F32 x) {
   constexpr float kLog2e = 1.44269504f, kRoundMagic = 12582912.f;
   constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f;
