@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the tests of native ops run a case: a dict of keyword arguments, some of them updated in place."""
+"""How the tests of native ops run a case: a dict of arguments, some of them updated in place."""
 
 from collections.abc import Iterable
 from typing import Any
