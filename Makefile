@@ -8,8 +8,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PROMPT ?= It was a bright cold morning, and
 GPU    := $(wildcard /dev/nvidia0)
-# Without a GPU the CPU build of torch will do: the default one brings several GB of CUDA libraries.
-TORCH  := torch==2.13.0 $(if $(GPU),,--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
+TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip -q --disable-pip-version-check
 BUILD  := $(PIP) install --no-build-isolation -e
