@@ -8,13 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-
 def _segment(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """One sequence: x (T,H,P), dt (T,H) discretised, B, C (T,H,N), state (H,P,N).
 
-    Matrix products have operands rounded to the dtype of x and sum in fp32 (arXiv 2405.21060, 6)."""
+    Matrix products have operands rounded to the dtype of x and sum in fp32 (arXiv 2405.21060)."""
 
     def operand(t: Tensor) -> Tensor:
         return t.to(x.dtype).float()
@@ -30,7 +29,9 @@ def _segment(
         M = operand((operand(Cc) @ operand(Bc).mT) * L * dtc[:, None, :])
         y = M @ operand(xc) + S.exp()[..., None] * (operand(Cc) @ operand(state).mT)
         weight = (S[:, -1:] - S).exp() * dtc
-        state = S[:, -1].exp()[:, None, None] * state + operand(weight[..., None] * xc).mT @ operand(Bc)
+        state = S[:, -1].exp()[:, None, None] * state + operand(
+            weight[..., None] * xc
+        ).mT @ operand(Bc)
         out.append(y.movedim(0, 1))
     return (torch.cat(out) if out else x.float()), state
 

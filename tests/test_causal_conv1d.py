@@ -171,17 +171,32 @@ def test_refusals() -> None:
     for change, message in [
         ({"x": case["x"].double()}, "'x' is float64; supported: float32, bfloat16, float16"),
         ({"x": case["x"][0]}, r"'x' has shape \(6, 12\), expected \(B, C, T\)"),
-        ({"weight": case["weight"].half(), "bias": None}, "'weight' is float16; supported: float32 or"),
-        ({"weight": case["weight"][:5]}, r"'weight' has shape \(5, 4\), expected \(C, W\) = \(6, 4\)"),
+        (
+            {"weight": case["weight"].half(), "bias": None},
+            "'weight' is float16; supported: float32 or",
+        ),
+        (
+            {"weight": case["weight"][:5]},
+            r"'weight' has shape \(5, 4\), expected \(C, W\) = \(6, 4\)",
+        ),
         ({"weight": torch.zeros(6, 5, dtype=BF16)}, "'weight' has width 5; supported: 2, 3, 4"),
         ({"bias": case["bias"].float()}, "'bias' is float32; supported: bfloat16"),
         ({"activation": "gelu"}, "'activation' is 'gelu'; supported: None, 'silu'"),
-        ({"initial_states": case["initial_states"][..., :2]}, r"'initial_states' has shape \(1, 6, 2\)"),
+        (
+            {"initial_states": case["initial_states"][..., :2]},
+            r"'initial_states' has shape \(1, 6, 2\)",
+        ),
         ({"seq_idx": torch.zeros(1, 12)}, "'seq_idx' is float32; supported: int32"),
-        ({"seq_idx": torch.zeros(1, 12).int(), "cu_seqlens": torch.tensor([0, 12])}, "exclude each other"),
+        (
+            {"seq_idx": torch.zeros(1, 12).int(), "cu_seqlens": torch.tensor([0, 12])},
+            "exclude each other",
+        ),
         ({"cu_seqlens": torch.tensor([0, 11])}, "'cu_seqlens' must end at .* 12, got 11"),
-        ({"cu_seqlens": torch.tensor([0.0, 12.0])}, "'cu_seqlens' is float32; supported: int32, int64"),
-    ]:  # fmt: skip
+        (
+            {"cu_seqlens": torch.tensor([0.0, 12.0])},
+            "'cu_seqlens' is float32; supported: int32, int64",
+        ),
+    ]:
         check_refused(ops.causal_conv1d, case | change, (), message)
     packed = make(2, 6, 12, 4) | {"cu_seqlens": torch.tensor([0, 12])}
     check_refused(ops.causal_conv1d, packed, (), "'cu_seqlens' needs one packed row")
@@ -202,9 +217,13 @@ def test_opcheck_and_compile() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.integers(0, 3), st.integers(1, 80), st.integers(0, 40), st.integers(2, 4),
-    st.sampled_from(["", "a", "bs", "absi"]), st.booleans(),
-)  # fmt: skip
+    st.integers(0, 3),
+    st.integers(1, 80),
+    st.integers(0, 40),
+    st.integers(2, 4),
+    st.sampled_from(["", "a", "bs", "absi"]),
+    st.booleans(),
+)
 def test_any_shape(B: int, C: int, T: int, W: int, options: str, channel_last: bool) -> None:
     case = make(B, C, T, W, F32, options, channel_last)
     check_one(ops.causal_conv1d, case)

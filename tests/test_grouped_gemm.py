@@ -57,8 +57,10 @@ FAULTS: dict[str, kit.Fault] = {
     "group one row late": kit.on_argument("offsets", lambda o: (o - 1).clamp(min=0)),
     "activation forgotten": kit.on_argument("activation", lambda _: None),
     "last k forgotten": kit.on_argument("a", lambda a: torch.cat([a[:, :-1], 0 * a[:, -1:]], 1)),
-    "rest not zeroed": lambda op: lambda a, offsets, **k: op(a=a, offsets=_to_the_end(a, offsets), **k),
-}  # fmt: skip
+    "rest not zeroed": lambda op: (
+        lambda a, offsets, **k: op(a=a, offsets=_to_the_end(a, offsets), **k)
+    ),
+}
 
 
 def _to_the_end(a: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
@@ -130,7 +132,9 @@ def test_opcheck_and_compile() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(0, 70), min_size=1, max_size=5), st.integers(1, 140), st.integers(1, 100))
+@given(
+    st.lists(st.integers(0, 70), min_size=1, max_size=5), st.integers(1, 140), st.integers(1, 100)
+)
 def test_any_groups(rows: list[int], N: int, K: int) -> None:
     g = kit.generator(f"{rows}{N}{K}")
     case = {

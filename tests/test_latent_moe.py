@@ -21,18 +21,20 @@ SHAPES: list[tuple[int, ...]] = [
 ]
 
 
-def make(T: int, d: int, l: int, E: int, I: int, top_k: int, S: int, dtype: torch.dtype = BF16) -> Case:  # noqa: E741
-    g = kit.generator(f"{T}{d}{l}{E}{I}{top_k}{S}")
+def make(
+    T: int, d: int, latent: int, E: int, width: int, top_k: int, S: int, dtype: torch.dtype = BF16
+) -> Case:
+    g = kit.generator(f"{T}{d}{latent}{E}{width}{top_k}{S}")
     weights, indices = kit.skewed_routing(T, E, top_k, g)
-    width = l or d
+    inner = latent or d
     return {
         "x": kit.with_outliers(kit.normal((T, d), g), g, 4.0).to(dtype),
         "weights": weights,
         "indices": indices,
-        "fc1": kit.normal((l, d), g, dtype, d**-0.5) if l else None,
-        "up": kit.normal((E, I, width), g, dtype, width**-0.5),
-        "down": kit.normal((E, width, I), g, dtype, I**-0.5),
-        "fc2": kit.normal((d, l), g, dtype, l**-0.5) if l else None,
+        "fc1": kit.normal((latent, d), g, dtype, d**-0.5) if latent else None,
+        "up": kit.normal((E, width, inner), g, dtype, inner**-0.5),
+        "down": kit.normal((E, inner, width), g, dtype, width**-0.5),
+        "fc2": kit.normal((d, latent), g, dtype, latent**-0.5) if latent else None,
         "shared_up": kit.normal((S, d), g, dtype, d**-0.5) if S else None,
         "shared_down": kit.normal((d, S), g, dtype, S**-0.5) if S else None,
     }

@@ -53,9 +53,11 @@ FAULTS: dict[str, kit.Fault] = {
     "next expert down": kit.on_argument("down", lambda w: w.roll(1, 0)),
     "weights of another choice": kit.on_argument("weights", lambda w: w.flip(1)),
     "no expert read as expert 0": kit.on_argument("indices", lambda i: i.clamp(min=0)),
-    "last choice dropped": kit.on_argument("weights", lambda w: torch.cat([w[:, :-1], 0 * w[:, -1:]], 1)),
+    "last choice dropped": kit.on_argument(
+        "weights", lambda w: torch.cat([w[:, :-1], 0 * w[:, -1:]], 1)
+    ),
     "relu instead of relu2": lambda op: lambda x, **k: op(x=x.sign() * x.abs() ** 0.5, **k),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)

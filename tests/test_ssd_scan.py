@@ -24,7 +24,7 @@ from warpweave import testing as kit
 
 OP = "ssd_scan"
 BF16, F32 = torch.bfloat16, torch.float32
-# B, T, H, P, G, N, chunk: lengths around the recurrent limit of 2, the row block of 32 and the chunk
+# B, T, H, P, G, N, chunk: lengths around the recurrent limit of 2, the row block of 32, the chunk
 SHAPES: list[tuple[int, ...]] = [
     (2, 130, 4, 64, 2, 128, 64),
     (1, 97, 6, 80, 3, 33, 32),
@@ -76,7 +76,9 @@ def magnitudes(**case: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """|terms| of every element: the same recurrence over absolute values."""
     z = case.pop("z", None)
     positive = ("x", "B", "C", "D", "initial_states")
-    out, final = ref.ssd_scan(**case | {k: case[k].abs() for k in positive if case.get(k) is not None})
+    out, final = ref.ssd_scan(
+        **case | {k: case[k].abs() for k in positive if case.get(k) is not None}
+    )
     return out if z is None else out * torch.nn.functional.silu(z).abs(), final
 
 
@@ -157,7 +159,7 @@ def test_nan_and_inf_reach_what_the_recurrence_reaches(
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 def test_growing_states(cpu_isa: str, dtype: torch.dtype) -> None:
-    """Positive A: no factorisation of the decays that relies on exponents below zero may be used."""
+    """Positive A: no factorisation of the decays that needs exponents below zero may be used."""
     case = make(1, 70, 4, 16, 1, 8, 32, dtype) | {"dt_limit": (0.0, 0.1)}
     case["A"] = torch.tensor([0.5, 1.0, -3.0, 2.0])
     check_one(ops.ssd_scan, case)
@@ -202,7 +204,9 @@ def test_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.dtype) ->
     tensors = {k: v for k, v in case.items() if isinstance(v, torch.Tensor)}
     for change in (kit.strided, lambda t: kit.permuted(t, *reversed(range(t.dim())))):
         for actual, e in zip(
-            run(ops.ssd_scan, case | {k: change(t) for k, t in tensors.items()}), expected, strict=True
+            run(ops.ssd_scan, case | {k: change(t) for k, t in tensors.items()}),
+            expected,
+            strict=True,
         ):
             kit.assert_same_bits(actual, e)
 
@@ -211,9 +215,7 @@ def test_offsets_past_two_to_the_31(cpu_isa: str) -> None:
     case = make(1, 20, 2, 8, 1, 8, 16, BF16, "z")
     expected = ops.ssd_scan(**case)[0]
     for name in ("x", "dt", "B", "C", "z"):
-        kit.assert_same_bits(
-            ops.ssd_scan(**case | {name: far_apart(case[name], 1)})[0], expected
-        )
+        kit.assert_same_bits(ops.ssd_scan(**case | {name: far_apart(case[name], 1)})[0], expected)
 
 
 def test_refusals() -> None:
@@ -222,7 +224,13 @@ def test_refusals() -> None:
         ({"x": case["x"].half()}, "'x' is float16; supported: float32, bfloat16"),
         ({"x": case["x"][0]}, r"'x' has shape \(20, 4, 8\), expected \(B, T, H, P\)"),
         ({"B": case["B"].float()}, "'B' is float32; supported: bfloat16"),
-        ({"B": case["B"][:, :, :1].expand(1, 20, 3, 8), "C": case["C"][:, :, :1].expand(1, 20, 3, 8)}, "'B' has 3 groups"),
+        (
+            {
+                "B": case["B"][:, :, :1].expand(1, 20, 3, 8),
+                "C": case["C"][:, :, :1].expand(1, 20, 3, 8),
+            },
+            "'B' has 3 groups",
+        ),
         ({"dt": case["dt"][:, :19]}, r"'dt' has shape \(1, 19, 4\)"),
         ({"A": case["A"][:3]}, r"'A' has shape \(3\), expected \(H,\) = \(4\)"),
         ({"D": case["D"][:3]}, r"'D' has shape \(3, 8\)"),
@@ -231,11 +239,20 @@ def test_refusals() -> None:
         ({"dt_limit": (2.0, 1.0)}, r"'dt_limit' is \(2, 1\)"),
         ({"initial_states": case["initial_states"][0]}, r"'initial_states' has shape \(4, 8, 8\)"),
         ({"cu_seqlens": torch.tensor([0, 10, 20])}, r"'initial_states' has shape \(1, 4, 8, 8\)"),
-        ({"initial_states": None, "cu_seqlens": torch.tensor([1, 20])}, "'cu_seqlens' must start at 0, got 1"),
-        ({"initial_states": None, "cu_seqlens": torch.tensor([0, 12, 8, 20])}, "'cu_seqlens' must not decrease"),
-        ({"initial_states": None, "cu_seqlens": torch.tensor([0, 19])}, "'cu_seqlens' must end at .* 20, got 19"),
+        (
+            {"initial_states": None, "cu_seqlens": torch.tensor([1, 20])},
+            "'cu_seqlens' must start at 0, got 1",
+        ),
+        (
+            {"initial_states": None, "cu_seqlens": torch.tensor([0, 12, 8, 20])},
+            "'cu_seqlens' must not decrease",
+        ),
+        (
+            {"initial_states": None, "cu_seqlens": torch.tensor([0, 19])},
+            "'cu_seqlens' must end at .* 20, got 19",
+        ),
         ({"seq_idx": torch.zeros(1, 20)}, "'seq_idx' is float32; supported: int32"),
-    ]:  # fmt: skip
+    ]:
         check_refused(ops.ssd_scan, case | change, (), message)
     grad = case | {"dt": case["dt"].clone().requires_grad_()}
     check_refused(ops.ssd_scan, grad, (), "no backward yet", NotImplementedError)
@@ -256,9 +273,14 @@ def test_opcheck_and_compile() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.integers(0, 90), st.integers(1, 3), st.integers(1, 3), st.integers(1, 70), st.integers(1, 40),
-    st.sampled_from([1, 5, 16, 32, 64]), st.sampled_from(["", "s", "si", "csz", "iz"]),
-)  # fmt: skip
+    st.integers(0, 90),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 70),
+    st.integers(1, 40),
+    st.sampled_from([1, 5, 16, 32, 64]),
+    st.sampled_from(["", "s", "si", "csz", "iz"]),
+)
 def test_any_shape(T: int, G: int, per: int, P: int, N: int, chunk: int, options: str) -> None:
     case = make(1, T, G * per, P, G, N, chunk, F32, options)
     check_one(ops.ssd_scan, case)

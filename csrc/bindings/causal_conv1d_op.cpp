@@ -9,9 +9,10 @@ namespace {
 // Channels lie next to each other: the output keeps that order, everything else is made channel-first.
 bool channel_last(const Tensor& x) { return x.stride(1) == 1 && x.stride(2) != 1; }
 
-std::tuple<Tensor, Tensor> causal_conv1d(const Tensor& x_in, const Tensor& weight, const OptTensor& bias,
-                                         const OptTensor& initial_states, const OptTensor& seq_idx,
-                                         const OptTensor& cu_seqlens, bool silu, bool return_final_states) {
+std::tuple<Tensor, Tensor> causal_conv1d(const Tensor& x_in, const Tensor& weight,
+                                         const OptTensor& bias, const OptTensor& initial_states,
+                                         const OptTensor& seq_idx, const OptTensor& cu_seqlens,
+                                         bool silu, bool return_final_states) {
   constexpr const char* op = "causal_conv1d";
   Arg{op, "x", x_in}.dim(3, "(B, C, T)");
   Arg{op, "weight", weight}.dim(2, "(C, W)").like(x_in, "x");
@@ -28,7 +29,10 @@ std::tuple<Tensor, Tensor> causal_conv1d(const Tensor& x_in, const Tensor& weigh
   p.weight = data(weight);
   p.weight_stride_c = weight.stride(0), p.weight_stride_w = weight.stride(1);
   if (bias)
-    Arg{op, "bias", *bias}.shape({p.C}, "(C,)").like(x, "x").floating_of(p.weight_dtype, p.weight_dtype);
+    Arg{op, "bias", *bias}
+        .shape({p.C}, "(C,)")
+        .like(x, "x")
+        .floating_of(p.weight_dtype, p.weight_dtype);
   const OptTensor bias_row = row_major(bias), cu = row_major(cu_seqlens), idx = row_major(seq_idx);
   p.bias = data(bias_row);
   p.num_seqs = p.B;
@@ -47,9 +51,12 @@ std::tuple<Tensor, Tensor> causal_conv1d(const Tensor& x_in, const Tensor& weigh
   }
   if (initial_states) {
     const Arg arg{op, "initial_states", *initial_states};
-    arg.shape({p.num_seqs, p.C, p.W - 1}, "(B or num_seqs, C, W-1)").like(x, "x").floating_of(p.dtype, p.dtype);
+    arg.shape({p.num_seqs, p.C, p.W - 1}, "(B or num_seqs, C, W-1)")
+        .like(x, "x")
+        .floating_of(p.dtype, p.dtype);
     p.initial_states = data(*initial_states);
-    p.initial_stride_b = arg.stride(0), p.initial_stride_c = arg.stride(1), p.initial_stride_w = arg.stride(2);
+    p.initial_stride_b = arg.stride(0), p.initial_stride_c = arg.stride(1),
+    p.initial_stride_w = arg.stride(2);
   }
   causal_conv1d_check(p);
 
@@ -63,18 +70,23 @@ std::tuple<Tensor, Tensor> causal_conv1d(const Tensor& x_in, const Tensor& weigh
       return_final_states ? empty(x, {p.num_seqs, p.C, p.W - 1}, dtype) : empty(x, {0}, dtype);
   if (return_final_states) p.final_states = final_states.mutable_data_ptr();
 
-  if (x.is_cpu()) causal_conv1d_cpu(p);
-  else launch_cuda(op, "ww_causal_conv1d", &p, x);
+  if (x.is_cpu())
+    causal_conv1d_cpu(p);
+  else
+    launch_cuda(op, "ww_causal_conv1d", &p, x);
   return {out, final_states};
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
   m.def(
-      "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, Tensor? initial_states, Tensor? seq_idx, "
+      "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, Tensor? initial_states, Tensor? "
+      "seq_idx, "
       "Tensor? cu_seqlens, bool silu, bool return_final_states) -> (Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) { m.impl("causal_conv1d", TORCH_BOX(&causal_conv1d)); }
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) { m.impl("causal_conv1d", TORCH_BOX(&causal_conv1d)); }
+STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) {
+  m.impl("causal_conv1d", TORCH_BOX(&causal_conv1d));
+}
 
 }  // namespace
 }  // namespace ww

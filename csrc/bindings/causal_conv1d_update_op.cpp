@@ -40,7 +40,11 @@ Tensor causal_conv1d_update(const Tensor& x, const Tensor& conv_state, const Ten
   p.state = conv_state.mutable_data_ptr();
   for (int d = 0; d < 3; ++d) p.state_stride[d] = state.stride(d);
   p.weight = data(weight);
-  if (bias) Arg{op, "bias", *bias}.shape({p.C}, "(C,)").like(x, "x").floating_of(p.weight_dtype, p.weight_dtype);
+  if (bias)
+    Arg{op, "bias", *bias}
+        .shape({p.C}, "(C,)")
+        .like(x, "x")
+        .floating_of(p.weight_dtype, p.weight_dtype);
   p.bias = data(bias);
   p.cache_seqlens = batch_indices("cache_seqlens", seqlens, x);
   p.state_indices = batch_indices("conv_state_indices", indices, x);
@@ -52,14 +56,17 @@ Tensor causal_conv1d_update(const Tensor& x, const Tensor& conv_state, const Ten
   const Tensor out = empty_strided(x, sizes, strides, x.dim(), scalar_type(p.dtype));
   p.out = out.mutable_data_ptr();
   for (int d = 0; d < 3; ++d) p.out_stride[d] = strides[d];
-  if (x.is_cpu()) causal_conv1d_update_cpu(p);
-  else launch_cuda(op, "ww_causal_conv1d_update", &p, x);
+  if (x.is_cpu())
+    causal_conv1d_update_cpu(p);
+  else
+    launch_cuda(op, "ww_causal_conv1d_update", &p, x);
   return out;
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
   m.def(
-      "causal_conv1d_update(Tensor x, Tensor(a!) conv_state, Tensor weight, Tensor? bias, bool silu, "
+      "causal_conv1d_update(Tensor x, Tensor(a!) conv_state, Tensor weight, Tensor? bias, bool "
+      "silu, "
       "Tensor? cache_seqlens, Tensor? conv_state_indices) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) {

@@ -10,7 +10,8 @@ Tensor grouped_gemm(const Tensor& a_in, const Tensor& b_in, const Tensor& offset
   constexpr const char* op = "grouped_gemm";
   Arg{op, "a", a_in}.dim(2, "(M, K)");
   Arg{op, "b", b_in}.dim(3, "(E, N, K)").like(a_in, "a");
-  const Tensor a = unit_last_stride(a_in), b = unit_last_stride(b_in), offsets = row_major(offsets_in);
+  const Tensor a = unit_last_stride(a_in), b = unit_last_stride(b_in),
+               offsets = row_major(offsets_in);
 
   GroupedGemmParams p{};
   p.M = a.size(0), p.K = a.size(1), p.E = b.size(0), p.N = b.size(1);
@@ -24,8 +25,10 @@ Tensor grouped_gemm(const Tensor& a_in, const Tensor& b_in, const Tensor& offset
   const Tensor out = empty(a, {p.M, p.N}, scalar_type(p.dtype));
   p.out = out.mutable_data_ptr(), p.out_stride_m = p.N;
 
-  if (a.is_cpu()) grouped_gemm_cpu(p);
-  else launch_cuda(op, "ww_grouped_gemm", &p, a);
+  if (a.is_cpu())
+    grouped_gemm_cpu(p);
+  else
+    launch_cuda(op, "ww_grouped_gemm", &p, a);
   return out;
 }
 

@@ -83,8 +83,8 @@ py::dict build_info() {
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 FloatArray run_vector_math(const std::string& name, const FloatArray& x) {
-  static constexpr const char* kNames[] = {"exp", "log1p", "softplus", "sigmoid", "silu",
-                                           "silu_coarse", "round_bf16", "round_f16"};
+  static constexpr const char* kNames[] = {"exp",  "log1p",       "softplus",   "sigmoid",
+                                           "silu", "silu_coarse", "round_bf16", "round_f16"};
   for (int i = 0; i < int(std::size(kNames)); ++i) {
     if (name != kNames[i]) continue;
     FloatArray out(x.size());

@@ -10,8 +10,8 @@ namespace ww {
 struct ExpertTensors {  // in the layout the kernels read; holds any copy that this took
   Tensor up, down, weights, indices;
 };
-ExpertTensors expert_tensors(const char* op, const Tensor& up, const Tensor& down, const Tensor& weights,
-                             const Tensor& indices);
+ExpertTensors expert_tensors(const char* op, const Tensor& up, const Tensor& down,
+                             const Tensor& weights, const Tensor& indices);
 
 // Everything but x and out, for `tokens` rows of `width`.
 MoeMlpParams moe_mlp_params(const char* op, const ExpertTensors& t, int64_t tokens, int64_t width);

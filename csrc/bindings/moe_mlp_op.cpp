@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bindings/moe_args.h"
 #include "bindings/cuda_library.h"
+#include "bindings/moe_args.h"
 
 namespace ww {
 
@@ -8,9 +8,16 @@ MoeMlpParams moe_mlp_params(const char* op, const ExpertTensors& t, int64_t toke
   MoeMlpParams p{};
   p.T = tokens, p.K = width;
   p.E = t.up.size(0), p.I = t.up.size(1), p.top_k = t.weights.size(1);
-  p.dtype = Arg{op, "up", t.up}.shape({p.E, p.I, p.K}, "(E, I, K)").floating_of(DType::f32, DType::bf16);
-  Arg{op, "down", t.down}.shape({p.E, p.K, p.I}, "(E, K, I)").like(t.up, "up").floating_of(p.dtype, p.dtype);
-  Arg{op, "weights", t.weights}.shape({p.T, p.top_k}, "(T, top_k)").like(t.up, "up").floating_of(DType::f32, DType::f32);
+  p.dtype =
+      Arg{op, "up", t.up}.shape({p.E, p.I, p.K}, "(E, I, K)").floating_of(DType::f32, DType::bf16);
+  Arg{op, "down", t.down}
+      .shape({p.E, p.K, p.I}, "(E, K, I)")
+      .like(t.up, "up")
+      .floating_of(p.dtype, p.dtype);
+  Arg{op, "weights", t.weights}
+      .shape({p.T, p.top_k}, "(T, top_k)")
+      .like(t.up, "up")
+      .floating_of(DType::f32, DType::f32);
   p.indices_is_int64 =
       Arg{op, "indices", t.indices}.shape({p.T, p.top_k}, "(T, top_k)").like(t.up, "up").is_int64();
   p.up = data(t.up), p.up_stride_e = t.up.stride(0), p.up_stride_i = t.up.stride(1);
@@ -20,8 +27,8 @@ MoeMlpParams moe_mlp_params(const char* op, const ExpertTensors& t, int64_t toke
   return p;
 }
 
-ExpertTensors expert_tensors(const char* op, const Tensor& up, const Tensor& down, const Tensor& weights,
-                             const Tensor& indices) {
+ExpertTensors expert_tensors(const char* op, const Tensor& up, const Tensor& down,
+                             const Tensor& weights, const Tensor& indices) {
   Arg{op, "up", up}.dim(3, "(E, I, K)");
   Arg{op, "down", down}.dim(3, "(E, K, I)");
   Arg{op, "weights", weights}.dim(2, "(T, top_k)");
@@ -42,8 +49,10 @@ Tensor moe_mlp(const Tensor& x_in, const Tensor& up, const Tensor& down, const T
   const Tensor out = empty(x, {p.T, p.K}, scalar_type(p.dtype));
   p.out = out.mutable_data_ptr(), p.out_stride_t = p.K;
 
-  if (x.is_cpu()) moe_mlp_cpu(p);
-  else launch_cuda(op, "ww_moe_mlp", &p, x);
+  if (x.is_cpu())
+    moe_mlp_cpu(p);
+  else
+    launch_cuda(op, "ww_moe_mlp", &p, x);
   return out;
 }
 

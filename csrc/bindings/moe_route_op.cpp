@@ -9,8 +9,9 @@
 namespace ww {
 namespace {
 
-std::tuple<Tensor, Tensor> moe_route(const Tensor& x, const Tensor& weight, const OptTensor& correction_bias,
-                                     int64_t top_k, int64_t n_group, int64_t topk_group, bool normalize,
+std::tuple<Tensor, Tensor> moe_route(const Tensor& x, const Tensor& weight,
+                                     const OptTensor& correction_bias, int64_t top_k,
+                                     int64_t n_group, int64_t topk_group, bool normalize,
                                      double scale) {
   constexpr const char* op = "moe_route";
   WW_CHECK(x.dim() >= 1, op, ": 'x' has shape (), expected (..., d)");
@@ -23,7 +24,10 @@ std::tuple<Tensor, Tensor> moe_route(const Tensor& x, const Tensor& weight, cons
   p.weight_dtype = Arg{op, "weight", weight}.shape({p.E, p.d}, "(E, d)").like(x, "x").floating();
   const OptTensor bias = row_major(correction_bias);
   if (bias) {
-    Arg{op, "correction_bias", *bias}.shape({p.E}, "(E,)").like(x, "x").floating_of(DType::f32, DType::f32);
+    Arg{op, "correction_bias", *bias}
+        .shape({p.E}, "(E,)")
+        .like(x, "x")
+        .floating_of(DType::f32, DType::f32);
     p.bias = static_cast<const float*>(data(*bias));
   }
   moe_route_check(p);
@@ -39,14 +43,17 @@ std::tuple<Tensor, Tensor> moe_route(const Tensor& x, const Tensor& weight, cons
   const Tensor indices = empty(x, sizes.data(), x.dim(), ScalarType::Int);
   p.weights = static_cast<float*>(weights.mutable_data_ptr());
   p.indices = static_cast<int32_t*>(indices.mutable_data_ptr());
-  if (x.is_cpu()) moe_route_cpu(p);
-  else launch_cuda(op, "ww_moe_route", &p, x);
+  if (x.is_cpu())
+    moe_route_cpu(p);
+  else
+    launch_cuda(op, "ww_moe_route", &p, x);
   return {weights, indices};
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
   m.def(
-      "moe_route(Tensor x, Tensor weight, Tensor? correction_bias, int top_k, int n_group, int topk_group, "
+      "moe_route(Tensor x, Tensor weight, Tensor? correction_bias, int top_k, int n_group, int "
+      "topk_group, "
       "bool normalize, float scale) -> (Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) { m.impl("moe_route", TORCH_BOX(&moe_route)); }

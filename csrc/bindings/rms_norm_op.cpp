@@ -17,7 +17,8 @@ Rows operand(const char* name, const Tensor& t, const Tensor& x, DType dtype) {
 
 // The second tensor is the rounded sum, or undefined without a residual.
 std::pair<Tensor, OptTensor> run(const Tensor& x, const Tensor& weight, const OptTensor& residual,
-                                 const OptTensor& gate, std::optional<int64_t> group_size, double eps) {
+                                 const OptTensor& gate, std::optional<int64_t> group_size,
+                                 double eps) {
   WW_CHECK(x.dim() >= 1, op, ": 'x' has shape (), expected (..., D)");
   RmsNormParams p{};
   p.dtype = Arg{op, "x", x}.floating();
@@ -45,8 +46,10 @@ std::pair<Tensor, OptTensor> run(const Tensor& x, const Tensor& weight, const Op
   p.out = out.mutable_data_ptr();
   OptTensor sum;
   if (residual) sum = empty_like(x, scalar_type(p.dtype)), p.sum = sum->mutable_data_ptr();
-  if (x.is_cpu()) rms_norm_cpu(p);
-  else launch_cuda(op, "ww_rms_norm", &p, x);
+  if (x.is_cpu())
+    rms_norm_cpu(p);
+  else
+    launch_cuda(op, "ww_rms_norm", &p, x);
   return {out, sum};
 }
 
@@ -55,7 +58,8 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, const OptTensor& gate,
   return run(x, weight, std::nullopt, gate, group_size, eps).first;
 }
 
-std::tuple<Tensor, Tensor> rms_norm_residual(const Tensor& x, const Tensor& weight, const Tensor& residual,
+std::tuple<Tensor, Tensor> rms_norm_residual(const Tensor& x, const Tensor& weight,
+                                             const Tensor& residual,
                                              std::optional<int64_t> group_size, double eps) {
   auto [out, sum] = run(x, weight, residual, std::nullopt, group_size, eps);
   return {out, *sum};

@@ -14,8 +14,9 @@ void copy_strides(const Tensor& t, int64_t* out) {
 }
 
 // Checks a tensor that has a time axis if x has one, and fills its strides as if it always had.
-const void* token_operand(const char* name, const Tensor& t, const Tensor& x, std::initializer_list<int64_t> sizes,
-                          const char* meaning, const char* meaning_time, int64_t* strides) {
+const void* token_operand(const char* name, const Tensor& t, const Tensor& x,
+                          std::initializer_list<int64_t> sizes, const char* meaning,
+                          const char* meaning_time, int64_t* strides) {
   const bool time = x.dim() == 4;
   const int64_t* with_time = sizes.begin();
   int64_t expected[4], rank = 0;
@@ -30,10 +31,10 @@ const void* token_operand(const char* name, const Tensor& t, const Tensor& x, st
   return data(t);
 }
 
-Tensor ssm_step(const Tensor& state, const Tensor& x, const Tensor& dt, const Tensor& A, const Tensor& B,
-                const Tensor& C, const OptTensor& D, const OptTensor& z, const OptTensor& dt_bias,
-                bool dt_softplus, double dt_min, double dt_max, const OptTensor& state_indices,
-                const OptTensor& intermediate_states) {
+Tensor ssm_step(const Tensor& state, const Tensor& x, const Tensor& dt, const Tensor& A,
+                const Tensor& B, const Tensor& C, const OptTensor& D, const OptTensor& z,
+                const OptTensor& dt_bias, bool dt_softplus, double dt_min, double dt_max,
+                const OptTensor& state_indices, const OptTensor& intermediate_states) {
   WW_CHECK(x.dim() == 3 || x.dim() == 4, op, ": 'x' has shape ", shape_string(x),
            ", expected (B, H, P) or (B, T, H, P)");
   const bool time = x.dim() == 4;
@@ -62,8 +63,10 @@ Tensor ssm_step(const Tensor& state, const Tensor& x, const Tensor& dt, const Te
   p.A = data(A), p.A_stride = A.stride(0);
   if (D) {
     const Arg arg{op, "D", *D};
-    if (D->dim() == 2) arg.shape({p.H, p.P}, "(H, P)");
-    else arg.shape({p.H}, "(H,) or (H, P)");
+    if (D->dim() == 2)
+      arg.shape({p.H, p.P}, "(H, P)");
+    else
+      arg.shape({p.H}, "(H,) or (H, P)");
     p.D_dtype = arg.like(x, "x").floating();
     p.D = data(*D);
     copy_strides(*D, p.D_stride);
@@ -72,7 +75,8 @@ Tensor ssm_step(const Tensor& state, const Tensor& x, const Tensor& dt, const Te
     p.dt_bias_dtype = Arg{op, "dt_bias", *dt_bias}.shape({p.H}, "(H,)").like(x, "x").floating();
     p.dt_bias = data(*dt_bias), p.dt_bias_stride = dt_bias->stride(0);
   }
-  p.state_dtype = Arg{op, "state", state}.shape({p.slots, p.H, p.P, p.N}, "(B or slots, H, P, N)").floating();
+  p.state_dtype =
+      Arg{op, "state", state}.shape({p.slots, p.H, p.P, p.N}, "(B or slots, H, P, N)").floating();
   copy_strides(state, p.state_stride);
   const OptTensor indices = row_major(state_indices);
   if (indices) {
@@ -92,14 +96,17 @@ Tensor ssm_step(const Tensor& state, const Tensor& x, const Tensor& dt, const Te
 
   const Tensor out = empty_like(x, scalar_type(p.dtype));
   p.out = out.mutable_data_ptr();
-  if (x.is_cpu()) ssm_step_cpu(p);
-  else launch_cuda(op, "ww_ssm_step", &p, x);
+  if (x.is_cpu())
+    ssm_step_cpu(p);
+  else
+    launch_cuda(op, "ww_ssm_step", &p, x);
   return out;
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
   m.def(
-      "ssm_step(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
+      "ssm_step(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
+      "Tensor? z, "
       "Tensor? dt_bias, bool dt_softplus, float dt_min, float dt_max, Tensor? state_indices, "
       "Tensor(b!)? intermediate_states) -> Tensor");
 }

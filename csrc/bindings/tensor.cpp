@@ -58,28 +58,31 @@ std::string shape_string(const Tensor& t) { return join(t.sizes()); }
 
 const Arg& Arg::shape(const int64_t* sizes, int64_t rank, const char* meaning) const {
   const auto mine = tensor.sizes();
-  WW_CHECK(std::equal(mine.begin(), mine.end(), sizes, sizes + rank), op, ": '", name, "' has shape ",
-           shape_string(tensor), ", expected ", meaning, " = ", join(std::vector(sizes, sizes + rank)));
+  WW_CHECK(std::equal(mine.begin(), mine.end(), sizes, sizes + rank), op, ": '", name,
+           "' has shape ", shape_string(tensor), ", expected ", meaning, " = ",
+           join(std::vector(sizes, sizes + rank)));
   return *this;
 }
 
 const Arg& Arg::same_shape(const Tensor& other, const char* other_name) const {
   const auto mine = tensor.sizes(), theirs = other.sizes();
   WW_CHECK(std::equal(mine.begin(), mine.end(), theirs.begin(), theirs.end()), op, ": '", name,
-           "' has shape ", shape_string(tensor), ", expected that of '", other_name, "' = ",
-           shape_string(other));
+           "' has shape ", shape_string(tensor), ", expected that of '", other_name,
+           "' = ", shape_string(other));
   return *this;
 }
 
 const Arg& Arg::dim(int64_t rank, const char* meaning) const {
-  WW_CHECK(tensor.dim() == rank, op, ": '", name, "' has shape ", shape_string(tensor), ", expected ",
-           meaning);
+  WW_CHECK(tensor.dim() == rank, op, ": '", name, "' has shape ", shape_string(tensor),
+           ", expected ", meaning);
   return *this;
 }
 
 const Arg& Arg::like(const Tensor& other, const char* other_name) const {
-  WW_CHECK(tensor.is_cpu() == other.is_cpu() && tensor.get_device_index() == other.get_device_index(), op,
-           ": '", name, "' is on ", tensor.is_cpu() ? "cpu" : "cuda", " but '", other_name, "' is not");
+  WW_CHECK(
+      tensor.is_cpu() == other.is_cpu() && tensor.get_device_index() == other.get_device_index(),
+      op, ": '", name, "' is on ", tensor.is_cpu() ? "cpu" : "cuda", " but '", other_name,
+      "' is not");
   return *this;
 }
 
@@ -88,8 +91,9 @@ DType Arg::floating() const {
     case ScalarType::Float: return DType::f32;
     case ScalarType::BFloat16: return DType::bf16;
     case ScalarType::Half: return DType::f16;
-    default: fail(op, ": '", name, "' is ", scalar_name(tensor.scalar_type()),
-                  "; supported: float32, bfloat16, float16");
+    default:
+      fail(op, ": '", name, "' is ", scalar_name(tensor.scalar_type()),
+           "; supported: float32, bfloat16, float16");
   }
 }
 
@@ -118,8 +122,8 @@ Tensor empty_strided(const Tensor& like, const int64_t* sizes, const int64_t* st
   int32_t device_type;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes, strides, aoti_dtype(dtype), device_type,
-                                                  like.get_device_index(), &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes, strides, aoti_dtype(dtype),
+                                                  device_type, like.get_device_index(), &handle));
   return Tensor(handle);
 }
 
@@ -139,8 +143,10 @@ Rows rows_of(const Tensor& t) {
   bool rows = sizes[last] <= 1 || strides[last] == 1;
   for (int64_t d = last; rows && d-- > 0;) {
     if (sizes[d] == 1) continue;
-    if (step < 0) stride = strides[d];
-    else rows = strides[d] == step;
+    if (step < 0)
+      stride = strides[d];
+    else
+      rows = strides[d] == step;
     step = strides[d] * sizes[d];
   }
   if (rows) return {t, stride};
@@ -149,7 +155,8 @@ Rows rows_of(const Tensor& t) {
 }
 
 Tensor as_float32(const Tensor& t) {
-  return row_major(t.scalar_type() == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float));
+  return row_major(t.scalar_type() == ScalarType::Float ? t
+                                                        : torch::stable::to(t, ScalarType::Float));
 }
 
 }  // namespace ww

@@ -42,10 +42,10 @@ struct Arg {
   const Arg& same_shape(const Tensor& other, const char* other_name) const;
   const Arg& dim(int64_t rank, const char* meaning) const;
   const Arg& like(const Tensor& other, const char* other_name) const;  // same device
-  DType floating() const;                                              // float32, bfloat16 or float16
-  DType floating_of(DType a, DType b) const;                           // a or b only
+  DType floating() const;                     // float32, bfloat16 or float16
+  DType floating_of(DType a, DType b) const;  // a or b only
   const Arg& int32() const;
-  bool is_int64() const;                                               // int64 true, int32 false, else throws
+  bool is_int64() const;                      // int64 true, int32 false, else throws
 };
 
 // Uninitialised tensors on the device of `like`; empty() is row-major.
@@ -60,8 +60,12 @@ Tensor empty_strided(const Tensor& like, const int64_t* sizes, const int64_t* st
                      ScalarType dtype);
 
 // The tensor itself if it is row-major already, else the one silent copy that an op may make.
-inline Tensor row_major(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-inline OptTensor row_major(const OptTensor& t) { return t ? OptTensor(row_major(*t)) : std::nullopt; }
+inline Tensor row_major(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+inline OptTensor row_major(const OptTensor& t) {
+  return t ? OptTensor(row_major(*t)) : std::nullopt;
+}
 
 // (..., D) as rows of neighbouring elements with one stride between them, which slices of a projection
 // are; anything else costs the one copy.

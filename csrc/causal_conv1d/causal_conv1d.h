@@ -14,28 +14,29 @@
 namespace ww {
 
 struct CausalConv1dParams {
-  int64_t B, C, T, W;            // W in 2..4
-  int64_t num_seqs;              // rows of the states: B, or the sequences of cu_seqlens
-  DType dtype;                   // of x, states, out
-  DType weight_dtype;            // of weight and bias: dtype or f32
+  int64_t B, C, T, W;          // W in 2..4
+  int64_t num_seqs;            // rows of the states: B, or the sequences of cu_seqlens
+  DType dtype;                 // of x, states, out
+  DType weight_dtype;          // of weight and bias: dtype or f32
   bool silu;
-  const void* x;                 // (B,C,T), unit stride along C or T
+  const void* x;               // (B,C,T), unit stride along C or T
   int64_t x_stride_b, x_stride_c, x_stride_t;
-  const void* weight;            // (C,W)
+  const void* weight;          // (C,W)
   int64_t weight_stride_c, weight_stride_w;
-  const void* bias;              // (C) contiguous; may be null
-  const void* initial_states;    // (num_seqs,C,W-1); may be null: zeros
+  const void* bias;            // (C) contiguous; may be null
+  const void* initial_states;  // (num_seqs,C,W-1); may be null: zeros
   int64_t initial_stride_b, initial_stride_c, initial_stride_w;
-  const int32_t* seq_idx;        // (B,T), T contiguous; may be null
+  const int32_t* seq_idx;      // (B,T), T contiguous; may be null
   int64_t seq_idx_stride_b;
-  const void* cu_seqlens;        // (num_seqs+1), B == 1; may be null; excludes seq_idx
+  const void* cu_seqlens;      // (num_seqs+1), B == 1; may be null; excludes seq_idx
   bool cu_seqlens_is_int64;
-  void* out;                     // (B,C,T), unit stride along the same axis as x
+  void* out;                   // (B,C,T), unit stride along the same axis as x
   int64_t out_stride_b, out_stride_c, out_stride_t;
-  void* final_states;            // (num_seqs,C,W-1) contiguous; may be null: not wanted
+  void* final_states;          // (num_seqs,C,W-1) contiguous; may be null: not wanted
 };
 
-void causal_conv1d_check(const CausalConv1dParams& p);  // throws ww::Error on what the contract forbids
+void causal_conv1d_check(
+    const CausalConv1dParams& p);  // throws ww::Error on what the contract forbids
 void causal_conv1d_cpu(const CausalConv1dParams& p);
 
 }  // namespace ww

@@ -22,7 +22,7 @@ template <typename... Args>
 
 }  // namespace ww
 
-#define WW_CHECK(cond, ...)              \
-  do {                                   \
+#define WW_CHECK(cond, ...)               \
+  do {                                    \
     if (!(cond)) ::ww::fail(__VA_ARGS__); \
   } while (0)

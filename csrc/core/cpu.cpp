@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/cpu.h"
 
-#include <cstdlib>
-#include <cstring>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <cstdlib>
+#include <cstring>
 
 #include <atomic>
 #include <vector>

@@ -13,16 +13,16 @@ namespace ww {
 enum class Isa : int { base, avx2, avx512, avx512_bf16, amx_bf16 };
 inline constexpr int kNumIsas = 5;
 
-const char* isa_name(Isa isa);      // "x86-64-v2" for base, else the enumerator
-Isa best_cpu_isa();                 // what this machine can run
-Isa cpu_isa();                      // what calls take now
-void set_cpu_isa(const char* name); // throws ww::Error on an unknown or unsupported name
+const char* isa_name(Isa isa);       // "x86-64-v2" for base, else the enumerator
+Isa best_cpu_isa();                  // what this machine can run
+Isa cpu_isa();                       // what calls take now
+void set_cpu_isa(const char* name);  // throws ww::Error on an unknown or unsupported name
 
-struct KernelInfo {  // one row of the registry that `warpweave doctor` prints
+struct KernelInfo {                  // one row of the registry that `warpweave doctor` prints
   const char* op;
-  const char* target;  // "cpu:avx2", "cuda:sm_90a"
+  const char* target;                // "cpu:avx2", "cuda:sm_90a"
   const char* dtypes;
-  int isa;             // the Isa of a CPU kernel, -1 for CUDA
+  int isa;                           // the Isa of a CPU kernel, -1 for CUDA
 };
 void register_kernel(const KernelInfo& info);
 const KernelInfo* registered_kernels(int* count);
@@ -32,7 +32,8 @@ struct CpuKernel {
   using Fn = void (*)(const Params&);
   Fn by_isa[kNumIsas];
 
-  CpuKernel(const char* op, const char* dtypes, Fn base, Fn avx2, Fn avx512, Fn avx512_bf16, Fn amx_bf16)
+  CpuKernel(const char* op, const char* dtypes, Fn base, Fn avx2, Fn avx512, Fn avx512_bf16,
+            Fn amx_bf16)
       : by_isa{base, avx2, avx512, avx512_bf16, amx_bf16} {
     static constexpr const char* kTargets[kNumIsas] = {"cpu:x86-64-v2", "cpu:avx2", "cpu:avx512",
                                                        "cpu:avx512_bf16", "cpu:amx_bf16"};
@@ -50,21 +51,21 @@ struct CpuKernel {
 }  // namespace ww
 
 // A kernel of vector arithmetic only: three ISAs are enough.
-#define WW_CPU_KERNEL_VECTOR(fn, Params, dtypes)                        \
-  namespace base { void fn(const Params&); }                            \
-  namespace avx2 { void fn(const Params&); }                            \
-  namespace avx512 { void fn(const Params&); }                          \
-  static const CpuKernel<Params> fn##_kernel {                          \
-    #fn, dtypes, base::fn, avx2::fn, avx512::fn, nullptr, nullptr       \
+#define WW_CPU_KERNEL_VECTOR(fn, Params, dtypes)                  \
+  namespace base { void fn(const Params&); }                      \
+  namespace avx2 { void fn(const Params&); }                      \
+  namespace avx512 { void fn(const Params&); }                    \
+  static const CpuKernel<Params> fn##_kernel {                    \
+    #fn, dtypes, base::fn, avx2::fn, avx512::fn, nullptr, nullptr \
   }
 
 // A kernel with matrix products: also the bf16 dot and tile instructions.
-#define WW_CPU_KERNEL_MATRIX(fn, Params, dtypes)                                           \
-  namespace base { void fn(const Params&); }                                               \
-  namespace avx2 { void fn(const Params&); }                                               \
-  namespace avx512 { void fn(const Params&); }                                             \
-  namespace avx512_bf16 { void fn(const Params&); }                                        \
-  namespace amx_bf16 { void fn(const Params&); }                                           \
-  static const CpuKernel<Params> fn##_kernel {                                             \
-    #fn, dtypes, base::fn, avx2::fn, avx512::fn, avx512_bf16::fn, amx_bf16::fn             \
+#define WW_CPU_KERNEL_MATRIX(fn, Params, dtypes)                               \
+  namespace base { void fn(const Params&); }                                   \
+  namespace avx2 { void fn(const Params&); }                                   \
+  namespace avx512 { void fn(const Params&); }                                 \
+  namespace avx512_bf16 { void fn(const Params&); }                            \
+  namespace amx_bf16 { void fn(const Params&); }                               \
+  static const CpuKernel<Params> fn##_kernel {                                 \
+    #fn, dtypes, base::fn, avx2::fn, avx512::fn, avx512_bf16::fn, amx_bf16::fn \
   }

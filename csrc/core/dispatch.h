@@ -10,10 +10,14 @@ namespace ww {
 [[noreturn]] void dispatch_miss(const char* what, int64_t value, const int64_t* supported, int n);
 
 template <typename T>
-struct Type { using type = T; };
+struct Type {
+  using type = T;
+};
 
 template <int V>
-struct Int { static constexpr int value = V; };
+struct Int {
+  static constexpr int value = V;
+};
 
 template <typename... Ts, typename F>
 static inline void dispatch_dtype(DType dtype, F&& f) {

@@ -29,14 +29,14 @@ template <typename T> using Operand = typename OperandOf<T>::type;
 
 // Register block: kRows x kPanel accumulators, and room for one broadcast and a panel row.
 constexpr int kPanelVectors = 2;
-constexpr int kPanel = kPanelVectors * kLanes;                         // 32, 16, 8 columns
-constexpr int kRows = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 4;         // 24, 12, 8 accumulators
+constexpr int kPanel = kPanelVectors * kLanes;                  // 32, 16, 8 columns
+constexpr int kRows = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 4;  // 24, 12, 8 accumulators
 
 template <typename Op>
 constexpr int kPairs = sizeof(Op) == 2 ? 2 : 1;
 #if defined(__AMX_BF16__)
 template <typename Op>
-constexpr int kDepth = sizeof(Op) == 2 ? 32 : 1;                       // k of one tile
+constexpr int kDepth = sizeof(Op) == 2 ? 32 : 1;  // k of one tile
 #else
 template <typename Op>
 constexpr int kDepth = kPairs<Op>;
@@ -45,19 +45,26 @@ constexpr int kDepth = kPairs<Op>;
 constexpr int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 
 template <typename Op>
-constexpr int64_t packed_depth(int64_t k) { return round_up(k, kDepth<Op>); }
+constexpr int64_t packed_depth(int64_t k) {
+  return round_up(k, kDepth<Op>);
+}
 template <typename Op>
-constexpr int64_t packed_size(int64_t k, int64_t n) { return packed_depth<Op>(k) * round_up(n, kPanel); }
+constexpr int64_t packed_size(int64_t k, int64_t n) {
+  return packed_depth<Op>(k) * round_up(n, kPanel);
+}
 
 template <typename To, typename From>
 WW_INLINE To convert(From v) {
-  if constexpr (sizeof(To) == sizeof(From)) return bitcast<To>(v);
-  else return from_float<To>(to_float(v));
+  if constexpr (sizeof(To) == sizeof(From))
+    return bitcast<To>(v);
+  else
+    return from_float<To>(to_float(v));
 }
 
 // One panel row pair from up to kPairs source rows; a null row reads as zeros.
 template <typename Op, typename T>
-WW_INLINE void interleave(const T* row0, const T* row1, float scale0, float scale1, int n, Op* dst) {
+WW_INLINE void interleave(const T* row0, const T* row1, float scale0, float scale1, int n,
+                          Op* dst) {
   if constexpr (kPairs<Op> == 1) {
     for (int j = 0; j < kPanel; j += kLanes) {
       const int lanes = n - j >= kLanes ? kLanes : n - j;
@@ -78,7 +85,8 @@ WW_INLINE void interleave(const T* row0, const T* row1, float scale0, float scal
 
 // B(k,n) = scale[k] * src[k * stride + n]; scale may be null. The product with scale is rounded once.
 template <typename Op, typename T>
-inline void pack_rows(const T* src, int64_t stride, const float* scale, int64_t k, int64_t n, Op* dst) {
+inline void pack_rows(const T* src, int64_t stride, const float* scale, int64_t k, int64_t n,
+                      Op* dst) {
   const int64_t depth = packed_depth<Op>(k);
   for (int64_t j = 0; j < n; j += kPanel) {
     const int live = int(n - j < kPanel ? n - j : kPanel);
@@ -98,7 +106,8 @@ inline void pack_rows(const T* src, int64_t stride, const float* scale, int64_t 
 // kLanes operands in a row, or as many pairs, as the 32-bit lanes of a panel row.
 template <typename Op, typename T>
 WW_INLINE F32 load_units(const T* src) {
-  if constexpr (kPairs<Op> == 1) return load(src);
+  if constexpr (kPairs<Op> == 1)
+    return load(src);
   else if constexpr (sizeof(T) == 2) {
     F32 pairs;
     memcpy(&pairs, src, sizeof pairs);
@@ -124,7 +133,9 @@ inline void pack_columns(const Row& row, int64_t k, int64_t n, Op* dst) {
                   reinterpret_cast<float*>(dst + i * kPanel + c * kUnit), kPanel);
       for (int r = 0; r < kLanes; ++r) {  // what does not fill a square, and the padding
         Op* column = dst + (c + r) * kUnit;
-        const auto at = [&](int64_t q) -> Op& { return column[q / kUnit * kUnit * kPanel + q % kUnit]; };
+        const auto at = [&](int64_t q) -> Op& {
+          return column[q / kUnit * kUnit * kPanel + q % kUnit];
+        };
         const int64_t live = j + c + r < n ? k : 0;
         const auto* src = live ? row(j + c + r) : nullptr;
         for (int64_t q = i; q < live; ++q) at(q) = convert<Op>(src[q]);
@@ -193,8 +204,8 @@ inline void register_block(int64_t k, const Op* a, int64_t lda, const Op* b, flo
 }
 
 template <int M, typename Op>
-inline void row_tail(int64_t m, int64_t k, const Op* a, int64_t lda, const Op* b, float* c, int64_t ldc,
-                     bool accumulate) {
+inline void row_tail(int64_t m, int64_t k, const Op* a, int64_t lda, const Op* b, float* c,
+                     int64_t ldc, bool accumulate) {
   if constexpr (M > 0) {
     if (m == M) return register_block<M>(k, a, lda, b, c, ldc, accumulate);
     row_tail<M - 1>(m, k, a, lda, b, c, ldc, accumulate);
@@ -287,8 +298,8 @@ inline void tile_block(int m, int64_t k, const bf16_t* a, int64_t lda, const bf1
 }
 
 template <>
-inline void panel_product<bf16_t>(int64_t m, int64_t k, const bf16_t* a, int64_t lda, const bf16_t* b,
-                                  float* c, int64_t ldc, bool accumulate) {
+inline void panel_product<bf16_t>(int64_t m, int64_t k, const bf16_t* a, int64_t lda,
+                                  const bf16_t* b, float* c, int64_t ldc, bool accumulate) {
   publish_stores();
   int64_t i = 0;
   if (m >= 32) configure_tiles(32);
@@ -297,8 +308,10 @@ inline void panel_product<bf16_t>(int64_t m, int64_t k, const bf16_t* a, int64_t
   const int rest = int(m - i);
   if (rest > 0) {
     configure_tiles(rest);
-    if (rest > 16) tile_block<true>(rest, k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
-    else tile_block<false>(rest, k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
+    if (rest > 16)
+      tile_block<true>(rest, k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
+    else
+      tile_block<false>(rest, k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
   }
   _tile_release();  // tile state makes every context switch of the thread save 8 KiB
 }

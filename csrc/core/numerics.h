@@ -38,7 +38,8 @@ WW_HD static inline float to_float(float v) { return v; }
 WW_HD static inline float to_float(bf16_t v) { return bits_float(uint32_t(v.bits) << 16); }
 
 WW_HD static inline float to_float(f16_t v) {
-  const uint32_t sign = uint32_t(v.bits & 0x8000) << 16, exp = (v.bits >> 10) & 31, man = v.bits & 1023;
+  const uint32_t sign = uint32_t(v.bits & 0x8000) << 16, exp = (v.bits >> 10) & 31,
+                 man = v.bits & 1023;
   if (exp == 31) return bits_float(sign | 0x7f800000 | (man << 13));
   if (exp != 0) return bits_float(sign | ((exp + 112) << 23) | (man << 13));
   const float magnitude = float(man) * 0x1p-24f;  // exact: subnormals are multiples of 2^-24
@@ -82,7 +83,9 @@ template <typename T>
 WW_HD static inline T from_float(float v);
 
 template <>
-WW_HD inline float from_float<float>(float v) { return v; }
+WW_HD inline float from_float<float>(float v) {
+  return v;
+}
 
 template <>
 WW_HD inline bf16_t from_float<bf16_t>(float v) {

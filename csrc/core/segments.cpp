@@ -12,8 +12,8 @@ std::vector<Segment> from_cu_seqlens(const char* op, const SequenceLayout& s) {
                                  : int64_t(static_cast<const int32_t*>(s.cu_seqlens)[i]);
   };
   WW_CHECK(at(0) == 0, op, ": 'cu_seqlens' must start at 0, got ", at(0));
-  WW_CHECK(at(s.num_seqs) == s.T, op, ": 'cu_seqlens' must end at the number of tokens ", s.T, ", got ",
-           at(s.num_seqs));
+  WW_CHECK(at(s.num_seqs) == s.T, op, ": 'cu_seqlens' must end at the number of tokens ", s.T,
+           ", got ", at(s.num_seqs));
   std::vector<Segment> segments;
   for (int64_t i = 0; i < s.num_seqs; ++i) {
     WW_CHECK(at(i) <= at(i + 1), op, ": 'cu_seqlens' must not decrease, got ", at(i), " then ",

@@ -11,13 +11,13 @@
 
 namespace ww {
 
-struct SequenceLayout {        // raw pointers, host memory; at most one description is given
+struct SequenceLayout {    // raw pointers, host memory; at most one description is given
   int64_t B, T;
-  const int32_t* seq_idx;      // (B,T), T contiguous; may be null
+  const int32_t* seq_idx;  // (B,T), T contiguous; may be null
   int64_t seq_idx_stride_b;
-  const void* cu_seqlens;      // (num_seqs + 1); may be null
+  const void* cu_seqlens;  // (num_seqs + 1); may be null
   bool cu_seqlens_is_int64;
-  int64_t num_seqs;            // rows of the initial and final states: B without cu_seqlens
+  int64_t num_seqs;        // rows of the initial and final states: B without cu_seqlens
 };
 
 // Throws ww::Error naming `op` if cu_seqlens does not start at 0, decreases or does not end at T.

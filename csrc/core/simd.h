@@ -62,7 +62,8 @@ WW_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #else
   using F64 = double __attribute__((vector_size(2 * WW_VECTOR_BYTES)));
   return __builtin_convertvector(__builtin_convertvector(a, F64) * __builtin_convertvector(b, F64) +
-                                     __builtin_convertvector(c, F64), F32);
+                                     __builtin_convertvector(c, F64),
+                                 F32);
 #endif
 }
 
@@ -83,7 +84,8 @@ WW_INLINE F32 sqrt(F32 v) {
 // Lanes are added pairwise, halves first: the same order on every call, so sums are reproducible.
 WW_INLINE float sum(F32 v) {
 #if defined(__AVX512F__)
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(__m512(v)), _mm512_extractf32x8_ps(__m512(v), 1));
+  const __m256 half =
+      _mm256_add_ps(_mm512_castps512_ps256(__m512(v)), _mm512_extractf32x8_ps(__m512(v), 1));
 #elif defined(__AVX2__)
   const __m256 half = __m256(v);
 #endif
@@ -208,8 +210,10 @@ WW_INLINE void transpose(const Row& row, float* dst, int64_t ld) {
   for (int r = 0; r < 16; ++r) a[r] = __m512(row(r));
 #pragma GCC unroll 4
   for (int r = 0; r < 16; r += 4) {  // 4x4 blocks within 128-bit lanes
-    const __m512 lo01 = _mm512_unpacklo_ps(a[r], a[r + 1]), hi01 = _mm512_unpackhi_ps(a[r], a[r + 1]);
-    const __m512 lo23 = _mm512_unpacklo_ps(a[r + 2], a[r + 3]), hi23 = _mm512_unpackhi_ps(a[r + 2], a[r + 3]);
+    const __m512 lo01 = _mm512_unpacklo_ps(a[r], a[r + 1]),
+                 hi01 = _mm512_unpackhi_ps(a[r], a[r + 1]);
+    const __m512 lo23 = _mm512_unpacklo_ps(a[r + 2], a[r + 3]),
+                 hi23 = _mm512_unpackhi_ps(a[r + 2], a[r + 3]);
     b[r] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(lo01), _mm512_castps_pd(lo23)));
     b[r + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(lo01), _mm512_castps_pd(lo23)));
     b[r + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(hi01), _mm512_castps_pd(hi23)));
@@ -217,8 +221,10 @@ WW_INLINE void transpose(const Row& row, float* dst, int64_t ld) {
   }
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {  // then 4x4 of those lanes
-    const __m512 even_lo = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x88), odd_lo = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xdd);
-    const __m512 even_hi = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x88), odd_hi = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xdd);
+    const __m512 even_lo = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x88),
+                 odd_lo = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xdd);
+    const __m512 even_hi = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x88),
+                 odd_hi = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xdd);
     _mm512_storeu_ps(dst + j * ld, _mm512_shuffle_f32x4(even_lo, even_hi, 0x88));
     _mm512_storeu_ps(dst + (j + 4) * ld, _mm512_shuffle_f32x4(odd_lo, odd_hi, 0x88));
     _mm512_storeu_ps(dst + (j + 8) * ld, _mm512_shuffle_f32x4(even_lo, even_hi, 0xdd));
@@ -242,9 +248,13 @@ WW_INLINE void for_lanes(int64_t n, const F& f) {
 
 // For use inside for_lanes and reduce, where lanes is kLanes at compile time in the main loop.
 template <typename T>
-WW_INLINE F32 load(const T* p, int lanes) { return lanes == kLanes ? load(p) : load_n(p, lanes); }
+WW_INLINE F32 load(const T* p, int lanes) {
+  return lanes == kLanes ? load(p) : load_n(p, lanes);
+}
 template <typename T>
-WW_INLINE void store(T* p, F32 v, int lanes) { lanes == kLanes ? store(p, v) : store_n(p, v, lanes); }
+WW_INLINE void store(T* p, F32 v, int lanes) {
+  lanes == kLanes ? store(p, v) : store_n(p, v, lanes);
+}
 
 // The sum of n terms, where f(index, lanes, acc) returns acc plus the terms of its lanes. Four chains hide
 // the latency of an addition, and the order depends on n alone.

@@ -8,7 +8,8 @@
 
 namespace ww {
 
-void check_slots(const char* op, const char* name, const int32_t* indices, int64_t n, int64_t slots) {
+void check_slots(const char* op, const char* name, const int32_t* indices, int64_t n,
+                 int64_t slots) {
   for (int64_t i = 0; i < n; ++i)
     WW_CHECK(indices[i] < slots, op, ": '", name, "' holds ", indices[i], " at position ", i,
              "; supported: below the ", slots, " slots, or negative for padding");

@@ -40,7 +40,8 @@ WW_INLINE F32 exp_tail(F32 r) {
 
 WW_INLINE Exp exp_parts(F32 x) {
   constexpr float kLog2e = 1.44269504f, kRoundMagic = 12582912.f;  // 1.5 * 2^23
-  constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f;  // hi has 9 bits: n * hi is exact
+  constexpr float kLn2Hi = 0.693359375f,
+                  kLn2Lo = -2.12194440e-4f;                        // hi has 9 bits: n * hi is exact
   const F32 clamped = x > 89.f ? splat(89.f) : (x < -126.f ? splat(-126.f) : x);
   const F32 shifted = fma(clamped, splat(kLog2e), splat(kRoundMagic));
   const F32 n = shifted - kRoundMagic;
@@ -76,7 +77,9 @@ WW_INLINE F32 log1p(F32 x) {
   const F32 t2 = z * fma(w, splat(0.28498786688f), splat(0.66666662693f));
   const F32 half_square = 0.5f * f * f;
   const F32 kf = __builtin_convertvector(k, F32);
-  const F32 value = fma(kf, splat(kLn2Hi), f - (half_square - (fma(s, half_square + (t2 + t1), fma(kf, splat(kLn2Lo), c)))));
+  const F32 value =
+      fma(kf, splat(kLn2Hi),
+          f - (half_square - (fma(s, half_square + (t2 + t1), fma(kf, splat(kLn2Lo), c)))));
   const F32 inf = splat(__builtin_inff());
   const F32 edge = x == -1.f ? -inf : (x < -1.f ? splat(__builtin_nanf("")) : (x == inf ? inf : x));
   return (x > -1.f) & (x < inf) ? value : edge;
@@ -130,7 +133,9 @@ WW_INLINE F32 silu_coarse(F32 x) {
 
 // silu as the storage type T of the result deserves it.
 template <typename T>
-WW_INLINE F32 silu_for(F32 x) { return sizeof(T) == 2 ? silu_coarse(x) : silu(x); }
+WW_INLINE F32 silu_for(F32 x) {
+  return sizeof(T) == 2 ? silu_coarse(x) : silu(x);
+}
 
 }  // namespace
 }  // namespace ww::WW_ISA

@@ -7,7 +7,8 @@
 
 namespace ww {
 
-constexpr int kTokenUnit = 32;  // tokens of one packed piece and one C block, a multiple of every panel
+constexpr int kTokenUnit =
+    32;  // tokens of one packed piece and one C block, a multiple of every panel
 constexpr int kDotRows = 4;     // a group of at most this many tokens is not packed
 
 struct Group {                  // non-empty, in ascending order of expert
@@ -16,8 +17,8 @@ struct Group {                  // non-empty, in ascending order of expert
   __attribute__((always_inline)) bool packed() const { return first_unit >= 0; }
 };
 
-struct TokenUnit {              // at most kTokenUnit rows of one packed group
-  int64_t begin, rows;          // sorted rows [begin, begin + rows)
+struct TokenUnit {      // at most kTokenUnit rows of one packed group
+  int64_t begin, rows;  // sorted rows [begin, begin + rows)
 };
 
 struct GroupPlan {

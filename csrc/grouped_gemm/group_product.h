@@ -17,26 +17,29 @@ namespace {
 constexpr int kBlockN = 64;  // weight rows of a task: two tile blocks, 8 KiB of C
 constexpr int kDotTile = 4;  // weight rows x tokens of one register block of dots
 
-struct alignas(64) ProductBlock {
-  float c[kBlockN][kTokenUnit];
-};
+struct alignas(64) ProductBlock { float c[kBlockN][kTokenUnit]; };
 
 template <typename Op>
-constexpr int64_t unit_size(int64_t k) { return packed_depth<Op>(k) * kTokenUnit; }
+constexpr int64_t unit_size(int64_t k) {
+  return packed_depth<Op>(k) * kTokenUnit;
+}
 
 // --- Few tokens ---
 
 template <typename T>
 struct Dot {
   static constexpr int kStep = kLanes;
-  static WW_INLINE F32 add(F32 acc, const T* a, const T* b) { return mul_add(load(a), load(b), acc); }
+  static WW_INLINE F32 add(F32 acc, const T* a, const T* b) {
+    return mul_add(load(a), load(b), acc);
+  }
 };
 #if defined(__AVX512BF16__)
 template <>
 struct Dot<bf16_t> {
   static constexpr int kStep = 2 * kLanes;
   static WW_INLINE F32 add(F32 acc, const bf16_t* a, const bf16_t* b) {
-    return F32(_mm512_dpbf16_ps(__m512(acc), __m512bh(_mm512_loadu_si512(a)), __m512bh(_mm512_loadu_si512(b))));
+    return F32(_mm512_dpbf16_ps(__m512(acc), __m512bh(_mm512_loadu_si512(a)),
+                                __m512bh(_mm512_loadu_si512(b))));
   }
 };
 #endif
@@ -75,7 +78,8 @@ inline void dots(const T* weight, int64_t ldw, const Row& token, int64_t k, floa
 }
 
 template <int N, typename T, typename Row>
-inline void dots_of(int64_t m, const T* weight, int64_t ldw, const Row& token, int64_t k, float* c) {
+inline void dots_of(int64_t m, const T* weight, int64_t ldw, const Row& token, int64_t k,
+                    float* c) {
   switch (m) {
     case 1: return dots<N, 1>(weight, ldw, token, k, c);
     case 2: return dots<N, 2>(weight, ldw, token, k, c);
@@ -86,8 +90,8 @@ inline void dots_of(int64_t m, const T* weight, int64_t ldw, const Row& token, i
 
 // token(t) is the address of the k values of token t of the group.
 template <typename T, typename Row>
-inline void product_by_dots(const T* weight, int64_t ldw, int rows, const Row& token, int64_t tokens,
-                            int64_t k, ProductBlock& block) {
+inline void product_by_dots(const T* weight, int64_t ldw, int rows, const Row& token,
+                            int64_t tokens, int64_t k, ProductBlock& block) {
   for (int n = 0; n < rows; n += kDotTile)
     for (int64_t t = 0; t < tokens; t += kDotTile) {
       const auto row = [&](int m) { return token(t + m); };
@@ -96,16 +100,21 @@ inline void product_by_dots(const T* weight, int64_t ldw, int rows, const Row& t
         dots_of<kDotTile>(live, weight + n * ldw, ldw, row, k, &block.c[n][t]);
         continue;
       }
-      for (int r = n; r < rows; ++r) dots_of<1>(live, weight + r * ldw, ldw, row, k, &block.c[r][t]);
+      for (int r = n; r < rows; ++r)
+        dots_of<1>(live, weight + r * ldw, ldw, row, k, &block.c[r][t]);
     }
 }
 
 // --- Many tokens ---
 
 template <typename Op>
-constexpr int64_t staged_stride(int64_t k) { return round_up(k, 64 / sizeof(Op)) + 64 / sizeof(Op); }
+constexpr int64_t staged_stride(int64_t k) {
+  return round_up(k, 64 / sizeof(Op)) + 64 / sizeof(Op);
+}
 template <typename Op>
-constexpr size_t staged_bytes(int64_t k) { return size_t(kBlockN * staged_stride<Op>(k)) * sizeof(Op); }
+constexpr size_t staged_bytes(int64_t k) {
+  return size_t(kBlockN * staged_stride<Op>(k)) * sizeof(Op);
+}
 
 // Copies weight rows into `staged` as matmul's A operand, at staged_stride. The copy streams them from
 // memory in order, which the product itself would not, and its odd stride (in cache lines) keeps rows whose
@@ -114,8 +123,12 @@ template <typename T>
 inline void stage_weights(const T* weight, int64_t ldw, int rows, int64_t k, Operand<T>* staged) {
   const int64_t lds = staged_stride<Operand<T>>(k);
   for (int r = 0; r < rows; ++r) {
-    if constexpr (sizeof(Operand<T>) == sizeof(T)) memcpy(staged + r * lds, weight + r * ldw, size_t(k) * sizeof(T));
-    else for_lanes(k, [&](int64_t i, int lanes) { store(staged + r * lds + i, load(weight + r * ldw + i, lanes), lanes); });
+    if constexpr (sizeof(Operand<T>) == sizeof(T))
+      memcpy(staged + r * lds, weight + r * ldw, size_t(k) * sizeof(T));
+    else
+      for_lanes(k, [&](int64_t i, int lanes) {
+        store(staged + r * lds + i, load(weight + r * ldw + i, lanes), lanes);
+      });
   }
 }
 
@@ -124,7 +137,8 @@ template <typename Op, typename Row>
 inline void pack_units(const GroupPlan& plan, const Row& token, int64_t k, Op* packed) {
   parallel_tasks(plan.num_units, [&](int64_t u) {
     const TokenUnit& unit = plan.units[u];
-    pack_columns<Op>([&](int64_t i) { return token(unit.begin + i); }, k, unit.rows, packed + u * unit_size<Op>(k));
+    pack_columns<Op>([&](int64_t i) { return token(unit.begin + i); }, k, unit.rows,
+                     packed + u * unit_size<Op>(k));
   });
 }
 
@@ -147,7 +161,8 @@ inline void for_each_token_row(const ProductBlock& block, int rows, int64_t toke
 }
 
 template <bool kRelu2, typename T>
-inline void store_tokens(const ProductBlock& block, int rows, int64_t tokens, T* out, int64_t stride) {
+inline void store_tokens(const ProductBlock& block, int rows, int64_t tokens, T* out,
+                         int64_t stride) {
   for_each_token_row(block, rows, tokens, [&](int t, int64_t n, F32 v, int lanes) {
     store(out + t * stride + n, kRelu2 ? relu2(v) : v, lanes);
   });

@@ -13,18 +13,19 @@ namespace ww {
 
 struct GroupedGemmParams {
   int64_t M, N, K, E;
-  DType dtype;               // of a, b, out: f32 or bf16
+  DType dtype;          // of a, b, out: f32 or bf16
   bool relu2;
-  const void* a;             // (M,K), K contiguous
+  const void* a;        // (M,K), K contiguous
   int64_t a_stride_m;
-  const void* b;             // (E,N,K), K contiguous
+  const void* b;        // (E,N,K), K contiguous
   int64_t b_stride_e, b_stride_n;
-  const void* offsets;       // (E) contiguous: end of each group, not decreasing, at most M
+  const void* offsets;  // (E) contiguous: end of each group, not decreasing, at most M
   bool offsets_is_int64;
-  void* out;                 // (M,N), N contiguous
+  void* out;            // (M,N), N contiguous
   int64_t out_stride_m;
 };
 
-void grouped_gemm_cpu(const GroupedGemmParams& p);  // throws ww::Error if the offsets are not as above
+void grouped_gemm_cpu(
+    const GroupedGemmParams& p);  // throws ww::Error if the offsets are not as above
 
 }  // namespace ww

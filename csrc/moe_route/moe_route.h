@@ -21,18 +21,18 @@ struct MoeRouteParams {
   int64_t rows, d, E, top_k, n_group, topk_group;  // E <= kMaxExperts
   bool normalize;
   float scale;
-  DType dtype;         // of x: f32 or bf16
-  DType weight_dtype;  // dtype or f32
-  const void* x;       // (rows,d), d contiguous
+  DType dtype;                                     // of x: f32 or bf16
+  DType weight_dtype;                              // dtype or f32
+  const void* x;                                   // (rows,d), d contiguous
   int64_t x_stride;
-  const void* weight;  // (E,d), d contiguous
+  const void* weight;                              // (E,d), d contiguous
   int64_t weight_stride;
-  const float* bias;   // (E) contiguous; may be null: zeros
-  float* weights;      // (rows,top_k) contiguous
-  int32_t* indices;    // (rows,top_k) contiguous
+  const float* bias;                               // (E) contiguous; may be null: zeros
+  float* weights;                                  // (rows,top_k) contiguous
+  int32_t* indices;                                // (rows,top_k) contiguous
 };
 
-void moe_route_check(const MoeRouteParams& p);  // throws ww::Error on what the contract forbids
+void moe_route_check(const MoeRouteParams& p);     // throws ww::Error on what the contract forbids
 void moe_route_cpu(const MoeRouteParams& p);
 // Exported by libwarpweave_cuda.so; see core/cuda_api.h.
 // int ww_moe_route(const MoeRouteParams*, void* stream)

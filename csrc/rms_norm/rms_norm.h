@@ -20,12 +20,12 @@ struct RmsNormParams {
   const void* residual;         // may be null; excludes gate
   const void* gate;             // may be null
   int64_t x_stride, residual_stride, gate_stride;  // between rows
-  const void* weight;           // (D) contiguous
-  void* sum;                    // (rows,D) contiguous; null without residual
-  void* out;                    // (rows,D) contiguous
+  const void* weight;                              // (D) contiguous
+  void* sum;                                       // (rows,D) contiguous; null without residual
+  void* out;                                       // (rows,D) contiguous
 };
 
-void rms_norm_check(const RmsNormParams& p);  // throws ww::Error on what the contract forbids
+void rms_norm_check(const RmsNormParams& p);       // throws ww::Error on what the contract forbids
 void rms_norm_cpu(const RmsNormParams& p);
 // Exported by libwarpweave_cuda.so; see core/cuda_api.h.
 // int ww_rms_norm(const RmsNormParams*, void* stream)

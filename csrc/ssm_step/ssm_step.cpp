@@ -20,7 +20,8 @@ void check_written(const char* name, const int64_t* sizes, const int64_t* stride
 }  // namespace
 
 void ssm_step_check(const SsmStepParams& p) {
-  WW_CHECK(p.G >= 1 && p.H % p.G == 0, "ssm_step: 'B' has ", p.G, " groups; supported: divisors of H = ", p.H);
+  WW_CHECK(p.G >= 1 && p.H % p.G == 0, "ssm_step: 'B' has ", p.G,
+           " groups; supported: divisors of H = ", p.H);
   WW_CHECK(p.state_indices || p.slots == p.B || p.B == 0, "ssm_step: 'state' has ", p.slots,
            " rows; supported without state_indices: the batch size of 'x', ", p.B);
   WW_CHECK(p.dt_min <= p.dt_max, "ssm_step: 'dt_limit' is (", p.dt_min, ", ", p.dt_max,

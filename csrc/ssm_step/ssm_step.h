@@ -17,37 +17,38 @@ namespace ww {
 
 struct SsmStepParams {
   int64_t B, T, H, P, G, N, slots;
-  DType dtype;                  // of x, Bm, Cm, z, out
-  DType state_dtype;            // of state, intermediate
+  DType dtype;        // of x, Bm, Cm, z, out
+  DType state_dtype;  // of state, intermediate
   DType dt_dtype, A_dtype, D_dtype, dt_bias_dtype;
   bool dt_softplus;
   float dt_min, dt_max;
-  void* state;                  // (slots,H,P,N)
+  void* state;                   // (slots,H,P,N)
   int64_t state_stride[4];
-  const int32_t* state_indices; // (B) contiguous; may be null: row b has slot b
-  const void* x;                // (B,T,H,P)
+  const int32_t* state_indices;  // (B) contiguous; may be null: row b has slot b
+  const void* x;                 // (B,T,H,P)
   int64_t x_stride[4];
-  const void* dt;               // (B,T,H)
+  const void* dt;                // (B,T,H)
   int64_t dt_stride[3];
-  const void* Bm;               // (B,T,G,N)
+  const void* Bm;                // (B,T,G,N)
   int64_t Bm_stride[4];
-  const void* Cm;               // (B,T,G,N)
+  const void* Cm;                // (B,T,G,N)
   int64_t Cm_stride[4];
-  const void* z;                // (B,T,H,P); may be null: no gate
+  const void* z;                 // (B,T,H,P); may be null: no gate
   int64_t z_stride[4];
-  const void* A;                // (H)
+  const void* A;                 // (H)
   int64_t A_stride;
-  const void* D;                // (H,P), stride 0 over P for one value a head; may be null
+  const void* D;                 // (H,P), stride 0 over P for one value a head; may be null
   int64_t D_stride[2];
-  const void* dt_bias;          // (H); may be null
+  const void* dt_bias;           // (H); may be null
   int64_t dt_bias_stride;
-  void* intermediate;           // (B,T,H,P,N): the state after each token; may be null: not wanted
+  void* intermediate;            // (B,T,H,P,N): the state after each token; may be null: not wanted
   int64_t intermediate_stride[5];
-  void* out;                    // (B,T,H,P) contiguous
+  void* out;                     // (B,T,H,P) contiguous
 };
 
 void ssm_step_check(const SsmStepParams& p);  // throws ww::Error on what the contract forbids
-void ssm_step_cpu(const SsmStepParams& p);    // also refuses state indices out of range or given twice
+void ssm_step_cpu(
+    const SsmStepParams& p);  // also refuses state indices out of range or given twice
 // Exported by libwarpweave_cuda.so; see core/cuda_api.h.
 // int ww_ssm_step(const SsmStepParams*, void* stream)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every op module shares: loading the kernels, and refusing gradients that do not exist yet."""
+"""What every op module shares: loading the kernels, refusing gradients that do not exist."""
 
 from __future__ import annotations
 

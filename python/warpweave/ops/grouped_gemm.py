@@ -11,14 +11,15 @@ _ACTIVATIONS = {None: False, "relu2": True}
 
 
 def grouped_gemm(a: Tensor, b: Tensor, offsets: Tensor, *, activation: str | None = None) -> Tensor:
-    """Rows sorted by expert times that expert's matrix: out[m] = act(a[m] @ b[e].T), e the group of m.
+    """Rows sorted by expert times that expert's matrix: out[m] = act(a[m] @ b[e].T), e the group of
+    m.
 
     Args:
-        a: (M, K) float32 or bfloat16, sorted by expert. Rows may be strided; a copy is made only if the
-            K values of a row are not adjacent. The same holds for b.
+        a: (M, K) float32 or bfloat16, sorted by expert. Rows may be strided; a copy is made only if
+            the K values of a row are not adjacent. The same holds for b.
         b: (E, N, K), dtype of a.
-        offsets: (E,) int32 or int64, the end of each group: group e is rows offsets[e-1] to offsets[e].
-            Groups may be empty; rows from offsets[-1] on belong to none and give zeros.
+        offsets: (E,) int32 or int64, the end of each group: group e is rows offsets[e-1] to
+            offsets[e]. Groups may be empty; rows from offsets[-1] on belong to none and give zeros.
         activation: None or "relu2", max(v, 0)² of the fp32 accumulator.
 
     Returns:
@@ -30,7 +31,8 @@ def grouped_gemm(a: Tensor, b: Tensor, offsets: Tensor, *, activation: str | Non
     if activation not in _ACTIVATIONS:
         raise ValueError(f"grouped_gemm: 'activation' is {activation!r}; supported: None, 'relu2'")
     refuse_grad("grouped_gemm", a, b)
-    return _op(a, b, offsets, _ACTIVATIONS[activation])
+    out: Tensor = _op(a, b, offsets, _ACTIVATIONS[activation])
+    return out
 
 
 @torch.library.register_fake("warpweave::grouped_gemm")

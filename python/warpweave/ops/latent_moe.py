@@ -24,22 +24,25 @@ def latent_moe(
 
     Args:
         x: (T, d) float32 or bfloat16; every weight has its dtype.
-        weights: (T, top_k) float32 and indices: (T, top_k) int32 or int64, from moe_route on the full-width x.
+        weights: (T, top_k) float32 and indices: (T, top_k) int32 or int64, from moe_route on the
+            full-width x.
         fc1: (l, d) and fc2: (d, l), or both None: the experts then work at width d (plain MoE).
         up: (E, I, l) and down: (E, l, I), as in moe_mlp.
-        shared_up: (S, d) and shared_down: (d, S), or both None: no shared expert. It is never scaled.
+        shared_up: (S, d) and shared_down: (d, S), or both None: no shared expert. It is never
+            scaled.
 
     Returns:
-        (T, d) in x's dtype. The latent, the routed result and the shared activation are rounded to that dtype; the
-        last two products share one fp32 accumulator and one rounding.
+        (T, d) in x's dtype. The latent, the routed result and the shared activation are rounded to
+        that dtype; the last two products share one fp32 accumulator and one rounding.
 
     Errors: ValueError naming the argument; NotImplementedError if an input requires grad.
     The layer of Nemotron 3 Super and Ultra.
     """
     refuse_grad("latent_moe", x, weights, fc1, up, down, fc2, shared_up, shared_down)
-    return _op(x, weights, indices, fc1, up, down, fc2, shared_up, shared_down)
+    out: Tensor = _op(x, weights, indices, fc1, up, down, fc2, shared_up, shared_down)
+    return out
 
 
 @torch.library.register_fake("warpweave::latent_moe")
-def _fake(x, weights, indices, fc1, up, down, fc2, shared_up, shared_down):  # type: ignore[no-untyped-def]
+def _fake(x, *args):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape)

@@ -37,7 +37,8 @@ def ssd_scan(
         dt: (B, T, H), dtype of x or float32.
         A: (H,) any float dtype, read as float32 (as are D, dt_bias and initial_states).
         B, C: (B, T, G, N), dtype of x; head h uses group h // (H / G).
-        chunk_size: 1 to 1024, tokens evaluated as one matrix product; a question of speed and rounding.
+        chunk_size: 1 to 1024, tokens evaluated as one matrix product; a question of speed and
+            rounding.
         D: (H,) or (H, P), the skip connection.
         z: (B, T, H, P), dtype of x, the gate.
         dt_bias: (H,), added to dt first.
@@ -49,11 +50,12 @@ def ssd_scan(
         return_final_states: also return the state after the last token of each row or sequence.
 
     Returns:
-        y (B, T, H, P) in x's dtype, or (y, final_states) with float32 states shaped as initial_states.
+        y (B, T, H, P) in x's dtype, or (y, final_states) with float32 states shaped as
+        initial_states.
 
-    Any strides are read where they lie if the last dimension of x, B, C and z is adjacent, else that tensor is
-    copied once. States and sums are fp32; products have operands of x's dtype. Errors: ValueError naming the
-    argument; NotImplementedError if an input requires grad.
+    Any strides are read where they lie if the last dimension of x, B, C and z is adjacent, else
+    that tensor is copied once. States and sums are fp32; products have operands of x's dtype.
+    Errors: ValueError naming the argument; NotImplementedError if an input requires grad.
     """
     refuse_grad("ssd_scan", x, dt, A, B, C, D, z, dt_bias, initial_states)
     out, final_states = _op(
