@@ -6,7 +6,6 @@ import zlib
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -78,7 +77,7 @@ def test_an_epoch_reads_every_piece_once() -> None:
 
 
 def test_learning_rate_of_a_prolonged_run_agrees_until_the_decay() -> None:
-    short, long = train.Recipe(steps=2000), train.Recipe(steps=5000)
+    short, long = train.Recipe(steps=2000, decay=1000), train.Recipe(steps=5000, decay=1000)
     rates = [train.learning_rate(step, short) for step in range(2000)]
     assert rates[:1000] == [train.learning_rate(step, long) for step in range(1000)]
     assert rates[0] < rates[50] < rates[99] == rates[1000] == short.lr
@@ -87,23 +86,25 @@ def test_learning_rate_of_a_prolonged_run_agrees_until_the_decay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "steps", "allowed"),
-    [(500, 2000, True), (1000, 4000, True), (1100, 4000, False), (1100, 2000, True),
-     (2000, 2500, False), (900, 1500, False)],
+    ("at", "steps", "decay", "allowed"),
+    [(500, 2000, 1000, True), (1000, 4000, 1000, True), (1100, 4000, 1000, False),
+     (1100, 2000, 1000, True), (2000, 2500, 1000, False), (900, 1500, 1000, False),
+     (900, 1500, 500, True), (1100, 2000, 500, False)],
 )  # fmt: skip
-def test_only_an_undecided_run_changes_its_length(
-    tmp_path: Path, at: int, steps: int, allowed: bool
+def test_only_an_undecided_run_changes_its_end(
+    tmp_path: Path, at: int, steps: int, decay: int, allowed: bool
 ) -> None:
-    state: dict[str, Any] = {"recipe": asdict(train.Recipe(steps=2000)), "config": {}, "step": at}
-    torch.save(state, tmp_path / "state.pt")
-    fresh = state | {"recipe": asdict(train.Recipe(steps=steps)), "step": 0}
+    old, new = (asdict(train.Recipe(steps=n, decay=d)) for n, d in ((2000, 1000), (steps, decay)))
+    torch.save({"recipe": old, "config": {}, "step": at}, tmp_path / "state.pt")
+    fresh = {"recipe": new, "config": {}, "step": 0}
     if allowed:
         assert train.resume(tmp_path / "state.pt", fresh) == fresh | {"step": at}
     else:
         with pytest.raises(ValueError, match="another recipe"):
             train.resume(tmp_path / "state.pt", fresh)
-    with pytest.raises(ValueError, match="another recipe"):
-        train.resume(tmp_path / "state.pt", fresh | {"config": {"hidden_size": 1}})
+    for other in (fresh | {"config": {"hidden_size": 1}}, fresh | {"recipe": new | {"seed": 2}}):
+        with pytest.raises(ValueError, match="another recipe"):
+            train.resume(tmp_path / "state.pt", other)
 
 
 def test_routers_move_towards_balance() -> None:
