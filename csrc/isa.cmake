@@ -13,7 +13,8 @@ set(WW_WARNINGS -Wall -Wextra -Wpedantic -Wno-psabi)
 if(WARPWEAVE_WERROR)
   list(APPEND WW_WARNINGS -Werror)
 endif()
-set(WW_HOST_SOURCES csrc/core/cpu.cpp csrc/core/parallel.cpp csrc/core/segments.cpp csrc/core/vector_math.cpp)
+set(WW_HOST_SOURCES csrc/core/cpu.cpp csrc/core/parallel.cpp csrc/core/segments.cpp csrc/core/slots.cpp
+  csrc/core/vector_math.cpp)
 set(WW_CUDA_SOURCES "")
 set(WW_ISA_OBJECTS "")
 

@@ -10,8 +10,10 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
 from tiny import relative, tiny_config, tiny_model, tokens
 from warpweave import Model
+from warpweave.model import tensorfile
 from warpweave.model.checkpoint import INDEX, CheckpointError
 
 PATTERN = "ME*-"
@@ -40,6 +42,12 @@ def stacked(tensors):
 def nested(tensors):
     towers = {"vision_model.patch.weight": torch.ones(3), "mlp1.0.weight": torch.ones(2)}
     return {f"language_model.{name}": t for name, t in tensors.items()} | towers
+
+
+def nested_by_transformers(tensors):
+    """The language model inside model., its head beside it."""
+    towers = {"model.vision_tower.patch.weight": torch.ones(3)}
+    return towers | {k.replace("backbone.", "model.language_model."): v for k, v in tensors.items()}
 
 
 def with_mtp(tensors):
@@ -87,6 +95,7 @@ LAYOUTS = {
     "model per expert": lambda t: {k.replace("backbone.", "model."): v for k, v in t.items()},
     "nested backbone": nested,
     "nested stacked": lambda t: nested(stacked(t)),
+    "nested by transformers": nested_by_transformers,
     "with mtp": with_mtp,
 }
 
@@ -104,6 +113,7 @@ def test_layouts(model, tmp_path, layout, shards):
         "with mtp": ["mtp.layers.0.enorm.weight", "mtp.layers.1.x"],
         "nested backbone": ["mlp1.0.weight", "vision_model.patch.weight"],
         "nested stacked": ["mlp1.0.weight", "vision_model.patch.weight"],
+        "nested by transformers": ["model.vision_tower.patch.weight"],
     }.get(layout, [])
     assert sorted(again.unused_tensors) == expected
     assert len(caught) == (1 if expected else 0)
@@ -155,6 +165,22 @@ def test_narrow_files_of_fp32_tensors_are_widened(model, tmp_path):
     A_log = again.layers[0].mixer.A_log
     assert A_log.dtype == torch.float32
     assert torch.equal(A_log, model.layers[0].mixer.A_log.bfloat16().float())
+
+
+def test_conversion_goes_piece_by_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorfile, "_PIECE", 7)
+    wide = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    stored = {"odd": torch.tensor([1], dtype=torch.uint8), "wide": wide, "none": wide[:0]}
+    save_file(stored, tmp_path / "x.safetensors")
+    entries = tensorfile.read_header(tmp_path / "x.safetensors")
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        out = torch.full((5, 6), float("nan"), dtype=dtype)
+        tensorfile.read(entries["wide"], out)
+        assert torch.equal(out, wide.to(dtype))
+    tensorfile.read(entries["none"], torch.empty(0, 6))
+    os.truncate(tmp_path / "x.safetensors", entries["wide"].start + 100)
+    with pytest.raises(ValueError, match=r"x\.safetensors became shorter"):
+        tensorfile.read(entries["wide"], torch.empty(5, 6))
 
 
 def test_tied_embeddings_are_stored_once(tmp_path):
@@ -373,6 +399,7 @@ def test_quantised_and_absent_checkpoints(model, tmp_path):
 PEAK = """
 import sys
 from warpweave import Model
+from warpweave.model import tensorfile
 
 def kib(key):
     with open("/proc/self/status") as status:

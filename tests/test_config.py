@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+
 from tiny import SIZES, tiny_config
 from warpweave import Config, Model
 
@@ -270,6 +271,11 @@ REFUSED = [
 def test_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         Config.from_dict({"hybrid_override_pattern": "M*-E"} | changes)
+
+
+def test_sizes_of_layers_that_are_not_there_do_not_matter():
+    keys = {"n_routed_experts": 0, "num_experts_per_tok": 0, "mamba_num_heads": 7}
+    assert Config.from_dict({"hybrid_override_pattern": "*-"} | keys).n_routed_experts == 0
 
 
 def test_quantization_config_is_kept():

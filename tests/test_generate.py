@@ -5,8 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tiny import BACKENDS, SIZES, tiny_config, tiny_model, tokens
 from warpweave.model.generate import Sampler, Stats, TextStream, generate_tokens, stream_text
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 VOCAB = SIZES["vocab_size"]
 
@@ -258,6 +261,8 @@ def test_refused_generation(models, backend):
             model.generate(prompt)
     with pytest.raises(ValueError, match="max_new_tokens"):
         model.generate([tokens(3)], max_new_tokens=-1)
+    with pytest.raises(ValueError, match="prefill_chunk"):
+        model.generate([tokens(3)], prefill_chunk=0)
 
 
 @backends

@@ -9,12 +9,16 @@ from itertools import pairwise
 
 import pytest
 import torch
+
 from tiny import BACKENDS, SIZES, relative, tiny_config, tiny_model, tokens
 from warpweave import Model
 
-pytestmark = pytest.mark.parametrize(
-    ("backend", "dtype", "tolerance"), BACKENDS, ids=[name for name, *_ in BACKENDS]
-)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.parametrize(
+        ("backend", "dtype", "tolerance"), BACKENDS, ids=[name for name, *_ in BACKENDS]
+    ),
+]
 
 CONFIGS = {
     "latent": {},
@@ -123,6 +127,23 @@ def test_packed_prefill_in_chunks(backend, dtype, tolerance):
             assert relative(torch.cat(got), model(text[None])[0]) < tolerance
 
 
+def test_long_prefills_attend_in_blocks(backend, dtype, tolerance, monkeypatch):
+    model = tiny_model(tiny_config("*M*"), dtype=dtype, backend=backend)
+    ids = tokens(2, 40)
+    want, _ = run(model, ids, [11])
+    monkeypatch.setattr("warpweave.model.model.MASK_BYTES", 7 * 40)
+    got, _ = run(model, ids, [11])
+    assert relative(got, want) < tolerance
+
+
+def test_packed_calls_reserve_for_the_longest_sequence(backend, dtype, tolerance):
+    model = tiny_model(tiny_config("*"), dtype=dtype, backend=backend)
+    cache = model.new_cache(2, capacity=8)
+    with torch.no_grad():
+        model(tokens(1, 12), cache=cache, cu_seqlens=torch.tensor([0, 8, 12]))
+    assert cache.layers[0].k.shape[2] == 8
+
+
 def test_logits_to_keep(backend, dtype, tolerance):
     model, ids = tiny_model(dtype=dtype, backend=backend), tokens(2, 9)
     with torch.no_grad():
@@ -193,9 +214,9 @@ def test_projections_are_read_as_views(backend, dtype, tolerance):
 
     def record_conv(x, *args, **kwargs):
         seen["x"] = x.untyped_storage().data_ptr()
-        out = conv(x, *args, **kwargs)
+        out, state = conv(x, *args, **kwargs)
         seen["conv"] = out.untyped_storage().data_ptr()
-        return out
+        return out, state
 
     def record_scan(x, dt, A, B, C, **kwargs):
         seen["dt"] = dt.untyped_storage().data_ptr()
@@ -266,7 +287,7 @@ def test_refused_calls_leave_the_cache_alone(call, message, backend, dtype, tole
         model(tokens(2, 5), cache=cache)
         before = copy.deepcopy(states(cache))
         with pytest.raises(ValueError, match=message):
-            model(call.pop("input_ids"), cache=cache, **call)
+            model(cache=cache, **call)
     assert cache.lengths == [5, 5]
     for a, b in zip(states(cache), before, strict=True):
         assert torch.equal(a, b)

@@ -11,8 +11,12 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+
 from tiny import BACKENDS, SIZES, randomize, relative, tokens
 from warpweave import Model
+from warpweave.testing import assert_all_caught
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 transformers = pytest.importorskip("transformers", reason="parity needs transformers")
 
@@ -477,23 +481,24 @@ FAULTS = {
 }
 
 
-def test_every_planted_fault_is_caught(tmp_path):
+@pytest.mark.parametrize("family", sorted({family for family, _ in FAULTS.values()}))
+def test_every_planted_fault_is_caught(family, tmp_path):
     ids, split = tokens(2, 24), 17
-    wants, errors = {}, {}
-    for name, (family, plant) in FAULTS.items():
-        if family not in wants:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                wants[family] = their_logits(
-                    build(FAMILIES[family], tmp_path / family)[0], ids, split
-                )
-            clean = our_logits(load(tmp_path / family, "backbone"), ids, split)
-            assert relative(clean, wants[family]) < BOUND
-        model = load(tmp_path / family, "backbone")
-        with torch.no_grad():
-            plant(model)
-        errors[name] = relative(our_logits(model, ids, split), wants[family])
-    for name, error in errors.items():
-        print(f"{error:8.1e}  {name}")
-    missed = [name for name, error in errors.items() if error < BOUND]
-    assert not missed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        want = their_logits(build(FAMILIES[family], tmp_path)[0], ids, split)
+
+    def check(make):
+        assert relative(our_logits(make(), ids, split), want) < BOUND
+
+    def planted(change):
+        @torch.no_grad()
+        def make(right):
+            model = right()
+            change(model)
+            return model
+
+        return lambda right: lambda: make(right)
+
+    faults = {name: planted(change) for name, (f, change) in FAULTS.items() if f == family}
+    assert_all_caught(lambda: load(tmp_path, "backbone"), faults, check)

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+
 import warpweave as ww
 
 # (backend, dtype, relative tolerance between two ways to compute the same thing). The native

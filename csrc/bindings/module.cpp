@@ -89,7 +89,7 @@ FloatArray decode_as(const py::array_t<decltype(T::bits), py::array::c_style>& c
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   using namespace ww;
-  set_parallel_for(torch_parallel_for);
+  set_parallel_for(torch_parallel_for, [] { return int(torch::stable::get_num_threads()); });
   cpu_isa();  // a bad WARPWEAVE_CPU_ISA fails the import, not the first op
 
   m.doc() = "Host-side API of warpweave's kernels; importing it registers torch.ops.warpweave.";

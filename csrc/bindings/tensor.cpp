@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/tensor.h"
 
+#include <algorithm>
+#include <vector>
+
 namespace ww {
 namespace {
 
@@ -53,12 +56,18 @@ ScalarType scalar_type(DType t) {
 
 std::string shape_string(const Tensor& t) { return join(t.sizes()); }
 
-const Arg& Arg::shape(std::initializer_list<int64_t> sizes, const char* meaning) const {
-  bool same = tensor.dim() == int64_t(sizes.size());
-  int64_t d = 0;
-  for (int64_t s : sizes) same = same && tensor.size(d++) == s;
-  WW_CHECK(same, op, ": '", name, "' has shape ", shape_string(tensor), ", expected ", meaning, " = ",
-           join(sizes));
+const Arg& Arg::shape(const int64_t* sizes, int64_t rank, const char* meaning) const {
+  const auto mine = tensor.sizes();
+  WW_CHECK(std::equal(mine.begin(), mine.end(), sizes, sizes + rank), op, ": '", name, "' has shape ",
+           shape_string(tensor), ", expected ", meaning, " = ", join(std::vector(sizes, sizes + rank)));
+  return *this;
+}
+
+const Arg& Arg::same_shape(const Tensor& other, const char* other_name) const {
+  const auto mine = tensor.sizes(), theirs = other.sizes();
+  WW_CHECK(std::equal(mine.begin(), mine.end(), theirs.begin(), theirs.end()), op, ": '", name,
+           "' has shape ", shape_string(tensor), ", expected that of '", other_name, "' = ",
+           shape_string(other));
   return *this;
 }
 
@@ -114,14 +123,33 @@ Tensor empty_strided(const Tensor& like, const int64_t* sizes, const int64_t* st
   return Tensor(handle);
 }
 
-Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  constexpr size_t kMaxRank = 5;
-  WW_CHECK(sizes.size() <= kMaxRank, "empty: rank ", sizes.size(), " is above ", kMaxRank);
+Tensor empty(const Tensor& like, const int64_t* sizes, int64_t rank, ScalarType dtype) {
+  constexpr int64_t kMaxRank = 8;
+  WW_CHECK(rank <= kMaxRank, "empty: rank ", rank, " is above ", kMaxRank);
   int64_t strides[kMaxRank];
   int64_t step = 1;
-  for (size_t d = sizes.size(); d-- > 0; step *= sizes.begin()[d] > 0 ? sizes.begin()[d] : 1)
-    strides[d] = step;
-  return empty_strided(like, sizes.begin(), strides, int64_t(sizes.size()), dtype);
+  for (int64_t d = rank; d-- > 0; step *= sizes[d] > 0 ? sizes[d] : 1) strides[d] = step;
+  return empty_strided(like, sizes, strides, rank, dtype);
+}
+
+Rows rows_of(const Tensor& t) {
+  const auto sizes = t.sizes(), strides = t.strides();
+  const int64_t last = t.dim() - 1;
+  int64_t stride = 0, step = -1;  // of the innermost leading axis; what the next one must have
+  bool rows = sizes[last] <= 1 || strides[last] == 1;
+  for (int64_t d = last; rows && d-- > 0;) {
+    if (sizes[d] == 1) continue;
+    if (step < 0) stride = strides[d];
+    else rows = strides[d] == step;
+    step = strides[d] * sizes[d];
+  }
+  if (rows) return {t, stride};
+  const Tensor copy = torch::stable::contiguous(t);
+  return {copy, sizes[last]};
+}
+
+Tensor as_float32(const Tensor& t) {
+  return row_major(t.scalar_type() == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float));
 }
 
 }  // namespace ww

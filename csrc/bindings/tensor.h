@@ -35,7 +35,11 @@ struct Arg {
   int64_t size(int64_t dim) const { return tensor.size(dim); }
   int64_t stride(int64_t dim) const { return tensor.stride(dim); }
 
-  const Arg& shape(std::initializer_list<int64_t> sizes, const char* meaning) const;
+  const Arg& shape(const int64_t* sizes, int64_t rank, const char* meaning) const;
+  const Arg& shape(std::initializer_list<int64_t> sizes, const char* meaning) const {
+    return shape(sizes.begin(), int64_t(sizes.size()), meaning);
+  }
+  const Arg& same_shape(const Tensor& other, const char* other_name) const;
   const Arg& dim(int64_t rank, const char* meaning) const;
   const Arg& like(const Tensor& other, const char* other_name) const;  // same device
   DType floating() const;                                              // float32, bfloat16 or float16
@@ -45,13 +49,36 @@ struct Arg {
 };
 
 // Uninitialised tensors on the device of `like`; empty() is row-major.
-Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype);
+Tensor empty(const Tensor& like, const int64_t* sizes, int64_t rank, ScalarType dtype);
+inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  return empty(like, sizes.begin(), int64_t(sizes.size()), dtype);
+}
+inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
+  return empty(like, like.sizes().data(), like.dim(), dtype);
+}
 Tensor empty_strided(const Tensor& like, const int64_t* sizes, const int64_t* strides, int64_t rank,
                      ScalarType dtype);
 
 // The tensor itself if it is row-major already, else the one silent copy that an op may make.
 inline Tensor row_major(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 inline OptTensor row_major(const OptTensor& t) { return t ? OptTensor(row_major(*t)) : std::nullopt; }
+
+// (..., D) as rows of neighbouring elements with one stride between them, which slices of a projection
+// are; anything else costs the one copy.
+struct Rows {
+  Tensor tensor;
+  int64_t stride;
+};
+Rows rows_of(const Tensor& t);
+
+// The same for kernels that take any stride but want the last dimension adjacent.
+inline Tensor unit_last_stride(const Tensor& t) {
+  const int64_t last = t.dim() - 1;
+  return t.stride(last) == 1 || t.size(last) <= 1 ? t : torch::stable::contiguous(t);
+}
+
+// A small parameter (per expert, per head) in another float dtype, as a float32 row: one tiny copy.
+Tensor as_float32(const Tensor& t);
 
 inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
 inline const void* data(const OptTensor& t) { return t ? t->const_data_ptr() : nullptr; }

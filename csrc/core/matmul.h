@@ -95,23 +95,41 @@ inline void pack_rows(const T* src, int64_t stride, const float* scale, int64_t 
   }
 }
 
+// kLanes operands in a row, or as many pairs, as the 32-bit lanes of a panel row.
+template <typename Op, typename T>
+WW_INLINE F32 load_units(const T* src) {
+  if constexpr (kPairs<Op> == 1) return load(src);
+  else if constexpr (sizeof(T) == 2) {
+    F32 pairs;
+    memcpy(&pairs, src, sizeof pairs);
+    return pairs;
+  } else {
+    Op narrow[2 * kLanes];
+    store(narrow, load(src));
+    store(narrow + kLanes, load(src + kLanes));
+    return bitcast<F32>(narrow);
+  }
+}
+
 // B(k,n) = row(n)[k]: the columns of B are rows in memory, k contiguous; row(n) gives their addresses.
 template <typename Op, typename Row>
 inline void pack_columns(const Row& row, int64_t k, int64_t n, Op* dst) {
+  constexpr int kUnit = kPairs<Op>, kStep = kLanes * kUnit;  // k covered by one transpose
   const int64_t depth = packed_depth<Op>(k);
   for (int64_t j = 0; j < n; j += kPanel, dst += depth * kPanel) {
-    for (int c = 0; c < kPanel; ++c) {
-      Op* column = dst + c * kPairs<Op>;
+    for (int c = 0; c < kPanel; c += kLanes) {
       int64_t i = 0;
-      if (j + c < n) {
-        const auto* src = row(j + c);
-        if constexpr (kPairs<Op> == 2 && sizeof(*src) == 2) {
-          for (; i + 1 < k; i += 2) memcpy(column + i * kPanel, src + i, 4);
-        }
-        for (; i < k; ++i)
-          column[i / kPairs<Op> * kPairs<Op> * kPanel + i % kPairs<Op>] = convert<Op>(src[i]);
+      for (; j + c + kLanes <= n && i + kStep <= k; i += kStep)
+        transpose([&](int r) { return load_units<Op>(row(j + c + r) + i); },
+                  reinterpret_cast<float*>(dst + i * kPanel + c * kUnit), kPanel);
+      for (int r = 0; r < kLanes; ++r) {  // what does not fill a square, and the padding
+        Op* column = dst + (c + r) * kUnit;
+        const auto at = [&](int64_t q) -> Op& { return column[q / kUnit * kUnit * kPanel + q % kUnit]; };
+        const int64_t live = j + c + r < n ? k : 0;
+        const auto* src = live ? row(j + c + r) : nullptr;
+        for (int64_t q = i; q < live; ++q) at(q) = convert<Op>(src[q]);
+        for (int64_t q = live > i ? live : i; q < depth; ++q) at(q) = Op{};
       }
-      for (; i < depth; ++i) column[i / kPairs<Op> * kPairs<Op> * kPanel + i % kPairs<Op>] = Op{};
     }
   }
 }
@@ -134,34 +152,44 @@ WW_INLINE F32 madd(F32 acc, I32 a, const bf16_t* b) {
 template <int M, typename Op>
 inline void register_block(int64_t k, const Op* a, int64_t lda, const Op* b, float* c, int64_t ldc,
                            bool accumulate) {
-  constexpr int kStep = kPairs<Op>;
+  constexpr int kStep = kPairs<Op>, kBases = (M + 2) / 3;
+  // Three rows share a pointer, as [base], [base + lda], [base + 2 lda]: twelve would spill.
+  const Op* base[kBases];
+  for (int i = 0; i < kBases; ++i) base[i] = a + 3 * i * lda;
   F32 acc[M][kPanelVectors];
 #pragma GCC unroll 16
-  for (int i = 0; i < M; ++i)
+  for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 2
     for (int v = 0; v < kPanelVectors; ++v)
       acc[i][v] = accumulate ? load(c + i * ldc + v * kLanes) : F32{};
+  }
   int64_t p = 0;
-  for (; p + kStep <= k; p += kStep, b += kPanel * kStep)
+  for (; p + kStep <= k; p += kStep, b += kPanel * kStep) {
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
-      const auto ai = broadcast_step(a + i * lda + p);
+      const auto ai = broadcast_step(base[i / 3] + i % 3 * lda);
 #pragma GCC unroll 2
       for (int v = 0; v < kPanelVectors; ++v)
         acc[i][v] = madd(acc[i][v], ai, b + v * kLanes * kStep);
     }
+#pragma GCC unroll 8
+    for (int i = 0; i < kBases; ++i) base[i] += kStep;
+  }
   if (p < k) {  // odd k with pairs: the missing half of B is zero, that of A must be too
+#pragma GCC unroll 16
     for (int i = 0; i < M; ++i) {
-      const Op last[2] = {a[i * lda + p], Op{}};
+      const Op last[2] = {base[i / 3][i % 3 * lda], Op{}};
       const auto ai = broadcast_step(last);
+#pragma GCC unroll 2
       for (int v = 0; v < kPanelVectors; ++v)
         acc[i][v] = madd(acc[i][v], ai, b + v * kLanes * kStep);
     }
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < M; ++i)
+  for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 2
     for (int v = 0; v < kPanelVectors; ++v) store(c + i * ldc + v * kLanes, acc[i][v]);
+  }
 }
 
 template <int M, typename Op>
@@ -190,6 +218,10 @@ struct alignas(64) TileConfig {
   uint16_t bytes_per_row[16] = {};
   uint8_t rows[16] = {};
 };
+
+// GCC's tile loads do not tell the compiler that they read memory: without this, stores to A, B or C that
+// it can still see (the padded tail below, a packed panel) are dropped or moved past the load.
+WW_INLINE void publish_stores() { __asm__ volatile("" ::: "memory"); }
 
 inline void configure_tiles(int m) {  // m rows of A, 1 to 32
   TileConfig config;
@@ -243,6 +275,7 @@ inline void tile_block(int m, int64_t k, const bf16_t* a, int64_t lda, const bf1
   if (k % 32) {  // the last columns of A, padded with zeros
     alignas(64) bf16_t tail[32][32] = {};
     for (int i = 0; i < m; ++i) memcpy(tail[i], a + i * lda + steps * 32, size_t(k % 32) * 2);
+    publish_stores();
     tile_steps<kLower>(1, &tail[0][0], 32, b + steps * 32 * kPanel);
   }
   _tile_stored(0, c, ldc * 4);
@@ -256,6 +289,7 @@ inline void tile_block(int m, int64_t k, const bf16_t* a, int64_t lda, const bf1
 template <>
 inline void panel_product<bf16_t>(int64_t m, int64_t k, const bf16_t* a, int64_t lda, const bf16_t* b,
                                   float* c, int64_t ldc, bool accumulate) {
+  publish_stores();
   int64_t i = 0;
   if (m >= 32) configure_tiles(32);
   for (; i + 32 <= m; i += 32)

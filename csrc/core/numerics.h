@@ -59,6 +59,16 @@ WW_HD static inline float to_float(e2m1_t v) {
   return bits_float(sign | (man ? 0x3f000000 : 0));
 }
 
+// Element i of a small parameter vector that keeps its own dtype.
+WW_HD static inline float load_param(const void* base, DType dtype, int64_t i) {
+  switch (dtype) {
+    case DType::bf16: return to_float(static_cast<const bf16_t*>(base)[i]);
+    case DType::f16: return to_float(static_cast<const f16_t*>(base)[i]);
+    case DType::f32: break;
+  }
+  return static_cast<const float*>(base)[i];
+}
+
 // Rounds |v| to `mantissa` bits at exponents >= min_exp (below it the grid is the subnormal one) and
 // returns it as fp32, exactly. Adding 2^(e+23-mantissa) makes the fp32 adder round at the wanted bit.
 WW_HD static inline float round_to_grid(float magnitude, int mantissa, int min_exp) {

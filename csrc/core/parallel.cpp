@@ -9,17 +9,35 @@ namespace {
 
 void serial_for(int64_t n, int64_t, RangeFn fn, void* ctx) { fn(ctx, 0, n); }
 
+int one_thread() { return 1; }
+
 ParallelFor g_parallel_for = serial_for;
+int (*g_num_threads)() = one_thread;
 
 struct Block {
   void* memory = nullptr;
   size_t bytes = 0;
   ~Block() { std::free(memory); }
+
+  void* reserve(size_t wanted) {
+    if (wanted <= bytes) return memory;
+    std::free(memory);
+    bytes = 0;
+    memory = std::aligned_alloc(64, (wanted + 63) / 64 * 64);
+    if (!memory) throw std::bad_alloc();
+    bytes = wanted;
+    return memory;
+  }
 };
 
 }  // namespace
 
-void set_parallel_for(ParallelFor impl) { g_parallel_for = impl; }
+void set_parallel_for(ParallelFor impl, int (*num_threads)()) {
+  g_parallel_for = impl;
+  g_num_threads = num_threads;
+}
+
+int num_threads() { return g_num_threads(); }
 
 void parallel_for_range(int64_t n, int64_t grain, RangeFn fn, void* ctx) {
   if (n <= 0) return;
@@ -29,14 +47,12 @@ void parallel_for_range(int64_t n, int64_t grain, RangeFn fn, void* ctx) {
 
 void* thread_scratch(size_t bytes) {
   static thread_local Block block;
-  if (bytes > block.bytes) {
-    std::free(block.memory);
-    block.bytes = 0;
-    block.memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (!block.memory) throw std::bad_alloc();
-    block.bytes = bytes;
-  }
-  return block.memory;
+  return block.reserve(bytes);
+}
+
+void* call_scratch(size_t bytes) {
+  static thread_local Block block;
+  return block.reserve(bytes);
 }
 
 }  // namespace ww

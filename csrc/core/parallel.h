@@ -14,8 +14,9 @@ namespace ww {
 using RangeFn = void (*)(void* ctx, int64_t begin, int64_t end);
 using ParallelFor = void (*)(int64_t n, int64_t grain, RangeFn fn, void* ctx);
 
-void set_parallel_for(ParallelFor impl);
+void set_parallel_for(ParallelFor impl, int (*num_threads)());
 void parallel_for_range(int64_t n, int64_t grain, RangeFn fn, void* ctx);
+int num_threads();
 
 // f(begin, end) over disjoint parts of [0, n), each at least `grain` long but for the last.
 template <typename F>
@@ -26,11 +27,24 @@ static inline void parallel_for(int64_t n, int64_t grain, const F& f) {
       const_cast<F*>(&f));
 }
 
+// f(task) for tasks of unequal length: each thread takes the next one when it is free.
+template <typename F>
+static inline void parallel_tasks(int64_t n, const F& f) {
+  int64_t next = 0;
+  const int64_t workers = num_threads() < n ? num_threads() : n;
+  parallel_for(workers, 1, [&](int64_t, int64_t) {
+    for (int64_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < n;) f(i);
+  });
+}
+
 // 64-byte aligned memory of the calling thread, uninitialised, valid until its next call on the same
 // thread. It is kept for later calls, since fresh pages cost more than the arithmetic they serve.
 void* thread_scratch(size_t bytes);
 
-// Hands out aligned pieces of one thread_scratch block: first measure with a null base, then carve.
+// The same, for what all threads of one kernel call share: taken by the calling thread before it forks.
+void* call_scratch(size_t bytes);
+
+// Hands out aligned pieces of a scratch block: first with a null base to measure, then for real.
 struct Carver {
   char* base;
   size_t used = 0;

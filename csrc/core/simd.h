@@ -80,14 +80,34 @@ WW_INLINE F32 sqrt(F32 v) {
 #endif
 }
 
-// Lanes are added pairwise: the same order on every call, so sums are reproducible.
+// Lanes are added pairwise, halves first: the same order on every call, so sums are reproducible.
 WW_INLINE float sum(F32 v) {
-  float lane[kLanes];
-  memcpy(lane, &v, sizeof v);
-  for (int n = kLanes / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; ++i) lane[i] += lane[i + n];
-  return lane[0];
+#if defined(__AVX512F__)
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(__m512(v)), _mm512_extractf32x8_ps(__m512(v), 1));
+#elif defined(__AVX2__)
+  const __m256 half = __m256(v);
+#endif
+#if defined(__AVX2__)
+  const __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#else
+  const __m128 quarter = __m128(v);
+#endif
+  const __m128 pair = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
+  return _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps(pair, pair, 1)));
 }
+
+// While alive, subnormal operands and results of this thread count as zero. For sums of products that
+// decay: there a subnormal is noise 10^-30 below the result, but costs the core some 150 cycles each.
+class FlushSubnormals {
+ public:
+  FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }  // FTZ, DAZ
+  ~FlushSubnormals() { _mm_setcsr(saved_); }
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+ private:
+  unsigned saved_;
+};
 
 // --- Loads widen to fp32, stores round to nearest even once. ---
 
@@ -179,6 +199,39 @@ WW_INLINE void store_n(T* p, F32 v, int n) {
   memcpy(p, lane, size_t(n) * sizeof(T));
 }
 
+// Square transpose: dst[i * ld + r] = row(r)[i] for r, i < kLanes, where row(r) is an F32.
+template <typename Row>
+WW_INLINE void transpose(const Row& row, float* dst, int64_t ld) {
+#if defined(__AVX512F__)
+  __m512 a[16], b[16];
+#pragma GCC unroll 16
+  for (int r = 0; r < 16; ++r) a[r] = __m512(row(r));
+#pragma GCC unroll 4
+  for (int r = 0; r < 16; r += 4) {  // 4x4 blocks within 128-bit lanes
+    const __m512 lo01 = _mm512_unpacklo_ps(a[r], a[r + 1]), hi01 = _mm512_unpackhi_ps(a[r], a[r + 1]);
+    const __m512 lo23 = _mm512_unpacklo_ps(a[r + 2], a[r + 3]), hi23 = _mm512_unpackhi_ps(a[r + 2], a[r + 3]);
+    b[r] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(lo01), _mm512_castps_pd(lo23)));
+    b[r + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(lo01), _mm512_castps_pd(lo23)));
+    b[r + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(hi01), _mm512_castps_pd(hi23)));
+    b[r + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(hi01), _mm512_castps_pd(hi23)));
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {  // then 4x4 of those lanes
+    const __m512 even_lo = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x88), odd_lo = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xdd);
+    const __m512 even_hi = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x88), odd_hi = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xdd);
+    _mm512_storeu_ps(dst + j * ld, _mm512_shuffle_f32x4(even_lo, even_hi, 0x88));
+    _mm512_storeu_ps(dst + (j + 4) * ld, _mm512_shuffle_f32x4(odd_lo, odd_hi, 0x88));
+    _mm512_storeu_ps(dst + (j + 8) * ld, _mm512_shuffle_f32x4(even_lo, even_hi, 0xdd));
+    _mm512_storeu_ps(dst + (j + 12) * ld, _mm512_shuffle_f32x4(odd_lo, odd_hi, 0xdd));
+  }
+#else
+  for (int r = 0; r < kLanes; ++r) {
+    const F32 v = row(r);
+    for (int i = 0; i < kLanes; ++i) dst[i * ld + r] = v[i];
+  }
+#endif
+}
+
 // f(index, lanes) over [0, n): whole vectors first with lanes = kLanes, then one tail.
 template <typename F>
 WW_INLINE void for_lanes(int64_t n, const F& f) {
@@ -187,11 +240,25 @@ WW_INLINE void for_lanes(int64_t n, const F& f) {
   if (i < n) f(i, int(n - i));
 }
 
-// For use inside for_lanes, where lanes is kLanes at compile time in the main loop.
+// For use inside for_lanes and reduce, where lanes is kLanes at compile time in the main loop.
 template <typename T>
 WW_INLINE F32 load(const T* p, int lanes) { return lanes == kLanes ? load(p) : load_n(p, lanes); }
 template <typename T>
 WW_INLINE void store(T* p, F32 v, int lanes) { lanes == kLanes ? store(p, v) : store_n(p, v, lanes); }
+
+// The sum of n terms, where f(index, lanes, acc) returns acc plus the terms of its lanes. Four chains hide
+// the latency of an addition, and the order depends on n alone.
+template <typename F>
+WW_INLINE float reduce(int64_t n, const F& f) {
+  F32 acc[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) acc[c] = f(i + c * kLanes, kLanes, acc[c]);
+  for (; i + kLanes <= n; i += kLanes) acc[0] = f(i, kLanes, acc[0]);
+  if (i < n) acc[1] = f(i, int(n - i), acc[1]);
+  return sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+}
 
 }  // namespace
 }  // namespace ww::WW_ISA

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-from .cli import app
+from .cli import main
 
-app(prog_name="warpweave")
+main()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -41,6 +42,10 @@ def user_errors(debug: bool) -> Iterator[None]:
     """End in one line and exit code 2 for what the user can mend; anything else is our bug."""
     try:
         yield
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does; Python must not flush into the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
             raise
@@ -68,7 +73,7 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; may be repeated.")
     ] = None,
-    backend: Annotated[str, typer.Option(help=f"{' or '.join(BACKENDS)}.")] = BACKENDS[0],
+    backend: Annotated[str, typer.Option(help=f"{' or '.join(BACKENDS)}.")] = "native",
     dtype: Annotated[
         str | None, typer.Option(help=f"{' or '.join(DTYPES)}; as stored if not given.")
     ] = None,
@@ -85,6 +90,8 @@ def generate(
             raise ValueError(f"--dtype {dtype!r} is not supported, only {' and '.join(DTYPES)}")
         if system is not None and not chat:
             raise ValueError("--system needs --chat")
+        if device != "cpu" and not torch.cuda.is_available():
+            raise ValueError(f"--device {device!r}: torch sees no CUDA device here, only 'cpu'")
         if threads is not None:
             torch.set_num_threads(threads)
         text = read_prompt(prompt, file)
@@ -134,7 +141,8 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
 def load(path: Path, dtype: torch.dtype | None, device: str, backend: str) -> Model:
     """Load a model behind a progress bar on standard error (none where that is no terminal)."""
     columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=notes, transient=True) as bar:
+    quiet = not notes.is_terminal
+    with Progress(*columns, console=notes, transient=True, disable=quiet) as bar:
         task = bar.add_task("loading")
 
         def show(done: int, total: int) -> None:
@@ -176,6 +184,9 @@ def describe(path: Path) -> dict[str, Any]:
         "active_parameters": config.parameters(active=True),
         "state_bytes_per_sequence": config.state_bytes(),
         "kv_bytes_per_token": config.kv_bytes_per_token(),
+        "max_position_embeddings": config.max_position_embeddings,
+        "kv_bytes_per_longest_sequence": config.kv_bytes_per_token()
+        * config.max_position_embeddings,
     }
     if any(path.glob("*.safetensors*")):
         stored = read_directory(path)
@@ -203,38 +214,40 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             table.add_row(key.replace("_", " "), shown)
         console.print(table)
-        table = Table("op", "device", "dtype", "kernel", box=None)
+        table = Table("op", "device", "kernel", "dtypes", box=None)
         for kernel in kernels:
-            table.add_row(*(kernel[key] for key in ("op", "device", "dtype", "kernel")))
+            table.add_row(*(kernel[key] for key in ("op", "device", "kernel", "dtypes")))
         console.print(table)
 
 
 def diagnose() -> dict[str, Any]:
     """The facts of `warpweave doctor`. ImportError where no kernels were compiled."""
-    from . import _native
+    from .ops import _registry
 
-    cuda = _native.cuda_info()
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    calls = {
-        (kernel["op"], kernel["device"], dtype)
-        for kernel in _native.kernels()
-        for dtype in kernel["dtypes"]
-        if kernel["device"] in devices
-    }
+    native: Any = _registry._native
+    cuda = native.cuda_info()
+    registry = native.kernels()
+    kernels = []
+    for op in dict.fromkeys(row["op"] for row in registry):
+        for device in ("cpu", "cuda") if cuda["device_count"] else ("cpu",):
+            try:
+                target = native.kernel_for(op, device)
+            except ValueError:
+                continue  # the op has no kernel for this device
+            row = next(row for row in registry if row["op"] == op and "dtypes" in row)
+            kernels.append({"op": op, "device": device, "kernel": target, "dtypes": row["dtypes"]})
     return {
-        **_native.build_info(),
+        **native.build_info(),
         "torch": torch.__version__,
-        "cpu_isa": _native.cpu_isa(),
-        "cpu_isas": _native.cpu_isas(),
+        "cpu_isa": native.cpu_isa(),
+        "cpu_isas": native.cpu_isas(),
         "threads": torch.get_num_threads(),
         **{f"cuda_{key}": value for key, value in cuda.items()},
-        "kernels": [
-            {
-                "op": op,
-                "device": device,
-                "dtype": dtype,
-                "kernel": _native.kernel_for(op, device, dtype),
-            }
-            for op, device, dtype in sorted(calls)
-        ],
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "kernels": kernels,
     }
+
+
+def main() -> None:
+    """Entry point of the `warpweave` command."""
+    app(prog_name="warpweave")

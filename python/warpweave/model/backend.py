@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-BACKENDS = ("native", "reference")
+from .. import reference
+
+BACKENDS = {"native": "warpweave.ops", "reference": "warpweave.reference"}
 _OPS = (
     *("causal_conv1d", "causal_conv1d_update", "ssd_scan", "ssm_step"),
     *("rms_norm", "moe_route", "moe_mlp", "latent_moe"),
@@ -22,12 +25,9 @@ def load_backend(name: str) -> SimpleNamespace:
     loop over time is too slow to train with, so there it is the quadratic form, the same function
     with O(T^2) memory. Raises ValueError for another name, ImportError if nothing was compiled.
     """
-    if name == "native":
-        from .. import ops as source
-    elif name == "reference":
-        from .. import reference as source
-    else:
-        raise ValueError(f"backend {name!r} is not supported, only {BACKENDS}")
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r} is not supported, only {' and '.join(BACKENDS)}")
+    source = import_module(BACKENDS[name])
     # Functions instead of the module, so that a model can be copied and pickled.
     ops = SimpleNamespace(**{op: getattr(source, op) for op in _OPS})
     if name == "reference":
@@ -36,7 +36,5 @@ def load_backend(name: str) -> SimpleNamespace:
 
 
 def _reference_scan(*args: Any, **kwargs: Any) -> Any:
-    from .. import reference
-
     quadratic = torch.is_grad_enabled()
     return (reference.ssd_scan_quadratic if quadratic else reference.ssd_scan)(*args, **kwargs)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint directories of the released models: reading every layout, writing the released one.
 
-On disk the tensors are under `backbone.` (released files) or `model.` (transformers 5), either
-possibly nested in `language_model.` (multimodal files), and the experts of a layer are one matrix
-each or one stacked tensor. In the model they have no prefix and are stacked.
+On disk the tensors are under `backbone.` (released files) or `model.` (transformers 5), in
+multimodal files nested in `language_model.` or `model.language_model.`, and the experts of a layer
+are one matrix each or one stacked tensor. In the model they have no prefix and are stacked.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 _EXPERT = re.compile(r"(layers\.\d+\.mixer\.experts\.(?:up|down)_proj)")
 _STORED_EXPERT = re.compile(r"(layers\.\d+\.mixer\.experts)\.(\d+)\.(up_proj|down_proj)\.weight")
+_NESTED = re.compile(r"^(model\.)?language_model\.")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 Progress = Callable[[int, int], None]
-"""Called as (bytes done, bytes in all) while tensors are copied."""
+"""Called as (bytes done, bytes in all) while tensors are read."""
 
 
 class CheckpointError(ValueError):
@@ -57,6 +58,7 @@ class Stored:
 
 def load(
     model_type: type[Model],
+    /,
     path: str | Path,
     *,
     dtype: torch.dtype | None = None,
@@ -64,7 +66,7 @@ def load(
     progress: Progress | None = None,
     **options: Any,
 ) -> Model:
-    """Build the model on the meta device, check every name and shape, then copy tensor by tensor.
+    """Build the model on the meta device, check every name and shape, then read tensor by tensor.
 
     Memory peaks at the weights plus a few MB. dtype None is bf16 if the embeddings are stored in
     16 bits, else fp32. Raises CheckpointError before anything is allocated, and ValueError for the
@@ -84,13 +86,13 @@ def load(
         raise CheckpointError(path, problems)
 
     total = sum(entry.nbytes for parts in stored.pieces.values() for entry in parts.values())
-    done, reader, modules = 0, tensorfile.Reader(), dict(model.named_modules())
+    done, modules = 0, dict(model.named_modules())
     for name, parts in stored.pieces.items():
         owner, _, leaf = name.rpartition(".")
         meta = getattr(modules[owner], leaf)
         value = torch.empty(meta.shape, dtype=meta.dtype, device=device)
         for expert, entry in parts.items():
-            reader.copy(entry, value if expert is None else value[expert])
+            tensorfile.read(entry, value if expert is None else value[expert])
             done += entry.nbytes
             if progress:
                 progress(done, total)
@@ -99,10 +101,11 @@ def load(
         )
     model.tie_weights()
     model.unused_tensors = stored.unused
+    model.eval()
     if stored.unused:
         kinds = Counter(name.partition(".")[0] for name in stored.unused)
         listed = ", ".join(f"{count} under {kind}." for kind, count in kinds.items())
-        warnings.warn(f"tensors of {path} that this model does not run: {listed}", stacklevel=3)
+        warnings.warn(f"tensors of {path} that this model does not run: {listed}", stacklevel=2)
     return model
 
 
@@ -139,11 +142,12 @@ def read_directory(path: Path) -> Stored:
         raise CheckpointError(path, problems)
 
     stored = Stored()
-    nested = any(name.startswith("language_model.") for f in files.values() for name in f)
+    nested = any(_NESTED.match(name) for entries in files.values() for name in entries)
     for entries in files.values():
         for full_name, entry in entries.items():
-            name = full_name.removeprefix("language_model.")
-            if name.startswith("mtp.") or (nested and name == full_name):
+            name = _NESTED.sub("", full_name)
+            other_tower = nested and name == full_name and not name.startswith("lm_head.")
+            if other_tower or name.startswith("mtp."):
                 stored.unused.append(full_name)
                 continue
             name = name.removeprefix("backbone.").removeprefix("model.")

@@ -66,6 +66,7 @@ _INERT = frozenset(
         *("use_mamba_kernels", "mamba_proj_bias", "time_step_rank", "moe_shared_expert_overlap"),
         *("return_dict", "output_hidden_states", "output_attentions", "chunk_size_feed_forward"),
         *("is_encoder_decoder", "id2label", "label2id", "problem_type", "hidden_act"),
+        *("tokenizer_class", "keep_mtp_spec_in_bf16"),
     }
 )
 
@@ -140,13 +141,18 @@ class Config:
                 f"hybrid_override_pattern {self.hybrid_override_pattern!r} must be a non-empty "
                 "string of M, *, - and E"
             )
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        self._check_divisible("num_attention_heads", "num_key_value_heads")
-        self._check_divisible("mamba_num_heads", "n_groups")
-        self._check_divisible("n_routed_experts", "n_group")
+        for letter, names in _SIZES.items():
+            for name in names if letter in self.pattern else ():
+                value = getattr(self, name)
+                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                    raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if "*" in self.pattern:
+            self._check_divisible("num_attention_heads", "num_key_value_heads")
+        if "M" in self.pattern:
+            self._check_divisible("mamba_num_heads", "n_groups")
+        if "E" in self.pattern:
+            self._check_divisible("n_routed_experts", "n_group")
+            self._check_routing()
         if not 2 <= self.conv_kernel <= 4:
             raise ValueError(f"conv_kernel must be 2, 3 or 4, got {self.conv_kernel}")
         if not 0 < self.time_step_min <= self.time_step_max:
@@ -159,10 +165,13 @@ class Config:
                 "mamba_ssm_cache_dtype must be float32, bfloat16 or float16, "
                 f"got {self.mamba_ssm_cache_dtype!r}"
             )
+        _ = self.mlp_widths  # raises when the list does not fit the pattern
+
+    def _check_routing(self) -> None:
         if self.n_shared_experts not in (0, 1):
             raise ValueError(
-                f"n_shared_experts {self.n_shared_experts} is not supported: write one shared expert "
-                "of the combined moe_shared_expert_intermediate_size"
+                f"n_shared_experts {self.n_shared_experts} is not supported: write one shared "
+                "expert of the combined moe_shared_expert_intermediate_size"
             )
         if self.topk_group > self.n_group:
             raise ValueError(f"topk_group {self.topk_group} is larger than n_group {self.n_group}")
@@ -172,7 +181,6 @@ class Config:
                 f"num_experts_per_tok {self.num_experts_per_tok} is larger than the {choosable} "
                 "experts a token may choose from"
             )
-        _ = self.mlp_widths  # raises when the list does not fit the pattern
 
     def _check_divisible(self, name: str, divisor: str) -> None:
         a, b = getattr(self, name), getattr(self, divisor)
@@ -288,9 +296,9 @@ class Config:
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """Config from the keys of a `config.json`, in any released spelling.
 
-        null counts as absent, except for token ids. A multimodal file is read at its `text_config` or `llm_config`.
-        Raises ValueError for unknown keys (listing all of them), unsupported values, and two
-        spellings of one field that disagree.
+        null counts as absent, except for token ids. A multimodal file is read at its `text_config`
+        or `llm_config`. Raises ValueError for unknown keys (listing all of them), unsupported
+        values, and two spellings of one field that disagree.
         """
         for nested in ("text_config", "llm_config"):
             if isinstance(values.get(nested), dict):
@@ -313,7 +321,10 @@ class Config:
             set(values) - _FIELDS - _INERT - set(_ALIASES) - set(_FIXED) - set(_PATTERN_KEYS)
         )
         if unknown:
-            raise ValueError(f"unknown config keys: {', '.join(unknown)}")
+            raise ValueError(
+                f"unknown config keys: {', '.join(unknown)} (a key that does not change the model "
+                "can be removed from config.json)"
+            )
         return cls(**(known | patterns))
 
     def to_dict(self) -> dict[str, Any]:
@@ -332,12 +343,16 @@ class Config:
 
 _FIELDS = frozenset(field.name for field in fields(Config))
 _PATTERN_KEYS = ("layers_block_type", "layer_types", "num_hidden_layers", "mtp_layers_block_type")
-_POSITIVE = (
-    *("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
-    *("mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "chunk_size"),
-    *("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"),
-    *("moe_shared_expert_intermediate_size", "n_group", "topk_group"),
-)
+# The sizes each kind of layer needs; "" is every model.
+_SIZES = {
+    "": ("vocab_size", "hidden_size", "chunk_size"),
+    "*": ("num_attention_heads", "num_key_value_heads", "head_dim"),
+    "M": ("mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups"),
+    "E": (
+        *("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"),
+        *("moe_shared_expert_intermediate_size", "n_group", "topk_group"),
+    ),
+}
 
 
 def _patterns(values: dict[str, Any]) -> dict[str, str]:
@@ -361,8 +376,8 @@ def _patterns(values: dict[str, Any]) -> dict[str, str]:
     letters = next(iter(found.values()))
     if values.get("num_hidden_layers", len(letters)) != len(letters):
         raise ValueError(
-            f"num_hidden_layers {values['num_hidden_layers']} contradicts the {len(letters)} layers "
-            f"of {next(iter(found))} {letters!r}"
+            f"num_hidden_layers {values['num_hidden_layers']} contradicts the {len(letters)} "
+            f"layers of {next(iter(found))} {letters!r}"
         )
     result = {"hybrid_override_pattern": values.get("hybrid_override_pattern", letters)}
     if "mtp_layers_block_type" in values and "mtp_hybrid_override_pattern" not in values:
@@ -380,7 +395,7 @@ def _letters(key: str, names: list[str]) -> str:
 
 
 def _limit(value: Any) -> tuple[float, float]:
-    """A dt limit; infinity may be a JSON extension, a string, or transformers' {"__float__": ..}."""
+    """A dt limit; infinity is a JSON extension, a string, or transformers' {"__float__": ..}."""
     try:
         low, high = (float(v["__float__"] if isinstance(v, dict) else v) for v in value)
     except (TypeError, ValueError, KeyError):
@@ -399,5 +414,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}")  # noqa: TRY004
+        raise ValueError(f"{path} must hold a JSON object, not a {type(value).__name__}")
     return value

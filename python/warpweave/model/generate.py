@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ def prefill(
     if len(set(lengths)) == 1:
         ids = torch.stack(list(prompts))
         for start in range(0, lengths[0], step):
-            logits = model(ids[:, start : start + step], cache=cache, logits_to_keep=1)
+            logits: Tensor = model(ids[:, start : start + step], cache=cache, logits_to_keep=1)
         return logits[:, 0]
     rows: dict[int, Tensor] = {}
     for start in range(0, max(lengths), step):
@@ -127,6 +127,8 @@ def generate_tokens(
     stats = Stats() if stats is None else stats
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
+    if prefill_chunk < 1:
+        raise ValueError(f"prefill_chunk must be positive, got {prefill_chunk}")
     for b, prompt in enumerate(prompts):
         low, high = (int(prompt.min()), int(prompt.max())) if len(prompt) else (0, -1)
         if not 0 <= low <= high < model.config.vocab_size:
@@ -137,7 +139,8 @@ def generate_tokens(
     if max_new_tokens == 0 or not prompts:
         return
     longest = max(len(prompt) for prompt in prompts)
-    cache = model.new_cache(len(prompts), capacity=longest + max_new_tokens)
+    # Most answers end long before a generous limit; keys and values grow when one does not.
+    cache = model.new_cache(len(prompts), capacity=longest + min(max_new_tokens, 256))
     started = time.perf_counter()
     tokens = sampler(prefill(model, prompts, cache, prefill_chunk))
     chosen = tokens.tolist()  # waits for the device, so the clock below is right
@@ -154,6 +157,44 @@ def generate_tokens(
         chosen = tokens.tolist()
         stats.decode_seconds += time.perf_counter() - started
         stats.decode_tokens += sum(alive)
+
+
+def generate(
+    model: Model,
+    input_ids: Tensor | Sequence[Tensor],
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    eos_token_ids: Sequence[int] | None = None,
+    prefill_chunk: int = PREFILL_CHUNK,
+) -> Any:
+    """Continue prompts, greedily at temperature 0, else by nucleus sampling.
+
+    input_ids (B, T) returns int64 (B, T + new), new at most max_new_tokens; rows that ended
+    earlier than others are filled with pad_token_id. A list of B tensors (T_b,) of any lengths
+    returns a list of B tensors (T_b + new_b,). Either way the end token is part of the result
+    and every sequence is computed without padding. eos_token_ids defaults to the config's.
+    """
+    prompts = [row.to(model.device, torch.int64) for row in input_ids]
+    eos = model.config.eos_token_ids if eos_token_ids is None else eos_token_ids
+    steps = generate_tokens(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        sampler=Sampler(temperature, top_p, seed, model.device),
+        eos=eos,
+        prefill_chunk=prefill_chunk,
+    )
+    new = list(zip(*steps, strict=True)) or [()] * len(prompts)
+    if isinstance(input_ids, Tensor):
+        pad = model.config.pad_token_id or 0
+        rows = [[pad if token is None else token for token in row] for row in new]
+        grown = torch.tensor(rows, dtype=torch.int64, device=input_ids.device)
+        return torch.cat([input_ids.long(), grown.view(len(rows), len(new[0]) if new else 0)], 1)
+    kept = ([token for token in row if token is not None] for row in new)
+    return [torch.cat([p, p.new_tensor(row)]) for p, row in zip(prompts, kept, strict=True)]
 
 
 class TextStream:

@@ -10,22 +10,24 @@ M Mamba-2, * grouped-query attention without positions, - dense relu^2 MLP, E mi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import checkpoint
+from . import generate as generation
 from .backend import load_backend
 from .cache import AttentionState, Cache, MambaState
 from .config import Config
-from .generate import PREFILL_CHUNK, Sampler, generate_tokens
+from .init import init_weights
+
+MASK_BYTES = 1 << 26  # of one attention mask; a longer prefill is cut into blocks of queries
 
 
 @dataclass
@@ -33,19 +35,30 @@ class Sequences:
     """Whose tokens a call carries: a (B, T) batch, or one packed row cut at `bounds`."""
 
     past: list[int]  # tokens of each sequence before this call
+    new: list[int]  # and in this call
     cu_seqlens: Tensor | None = None
     bounds: list[int] | None = None  # cu_seqlens on the host
 
-    def is_decode(self, T: int) -> bool:
+    @property
+    def is_decode(self) -> bool:
         """One new token for sequences that all have a state to continue."""
-        return self.bounds is None and T == 1 and min(self.past, default=0) > 0
+        return self.bounds is None and set(self.new) == {1} and min(self.past) > 0
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence after this call."""
+        return max(map(sum, zip(self.past, self.new, strict=True)), default=0)
 
 
 class Linear(nn.Linear):
     """x W' + b computed in the dtype of x, so that fp32 weights can train a bf16 model."""
 
     def reset_parameters(self) -> None:
-        """Nothing: `Model.init_weights` is the one place that chooses starting values."""
+        """Nothing: `init_weights` is the one place that chooses starting values."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -80,7 +93,7 @@ class Fp32Module(nn.Module):
             narrowed = id(t) in keep and moved.dtype in (torch.bfloat16, torch.float16)
             return t.to(moved.device) if narrowed else moved
 
-        return super()._apply(apply, recurse)  # type: ignore[no-any-return]
+        return super()._apply(apply, recurse)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class ConvWeights(nn.Module):
@@ -122,43 +135,37 @@ class Mamba2Mixer(Fp32Module):
 
     def forward(self, u: Tensor, seqs: Sequences, state: MambaState | None) -> Tensor:
         di, GN, ops = self.H * self.P, self.G * self.N, self.ops
-        z, xBC, dt = self.in_proj(u).split([di, di + 2 * GN, self.H], -1)
+        z, xBC, dt = torch.split(self.in_proj(u), [di, di + 2 * GN, self.H], -1)
         xBC = xBC.transpose(1, 2)  # (B, conv_dim, T)
         conv = self.conv1d()
         ssm = {"D": self.D, "dt_bias": self.dt_bias, "dt_softplus": True}
         A = -torch.exp(self.A_log)
 
-        if state is not None and seqs.is_decode(u.shape[1]):
+        if state is not None and seqs.is_decode:
             xBC = ops.causal_conv1d_update(xBC, state.conv, *conv, activation="silu")
-            y = ops.ssm_step(
-                state.ssm, *self._split(xBC, dt, A), dt_limit=self.step_limit, **ssm
-            )  # fmt: skip
-        elif state is None:
-            xBC = ops.causal_conv1d(xBC, *conv, activation="silu", cu_seqlens=seqs.cu_seqlens)
-            y = ops.ssd_scan(
-                *self._split(xBC, dt, A), chunk_size=self.chunk_size, dt_limit=self.scan_limit,
-                cu_seqlens=seqs.cu_seqlens, **ssm,
-            )  # fmt: skip
+            y = ops.ssm_step(state.ssm, *self._split(xBC, dt, A), **ssm, dt_limit=self.step_limit)
         else:
+            conv_past, ssm_past = (state.conv, state.ssm.to(A.dtype)) if state else (None, None)
             xBC, conv_state = ops.causal_conv1d(
-                xBC, *conv, activation="silu", initial_states=state.conv,
+                xBC, *conv, activation="silu", initial_states=conv_past,
                 cu_seqlens=seqs.cu_seqlens, return_final_states=True,
             )  # fmt: skip
             y, ssm_state = ops.ssd_scan(
-                *self._split(xBC, dt, A), chunk_size=self.chunk_size, dt_limit=self.scan_limit,
-                initial_states=state.ssm.to(A.dtype), cu_seqlens=seqs.cu_seqlens,
-                return_final_states=True, **ssm,
+                *self._split(xBC, dt, A), **ssm, chunk_size=self.chunk_size,
+                dt_limit=self.scan_limit, initial_states=ssm_past,
+                cu_seqlens=seqs.cu_seqlens, return_final_states=True,
             )  # fmt: skip
-            state.conv.copy_(conv_state)
-            state.ssm.copy_(ssm_state)
+            if state is not None:
+                state.conv.copy_(conv_state)
+                state.ssm.copy_(ssm_state)
         return self.out_proj(self.norm(y.flatten(2), gate=z, group_size=di // self.G))
 
     def _split(self, xBC: Tensor, dt: Tensor, A: Tensor) -> tuple[Tensor, ...]:
         """x (B,T,H,P), dt (B,T,H), A (H), B and C (B,T,G,N): the arguments of scan and step."""
         GN = self.G * self.N
-        x, B, C = xBC.transpose(1, 2).split([self.H * self.P, GN, GN], -1)
-        B, C = B.unflatten(-1, (self.G, self.N)), C.unflatten(-1, (self.G, self.N))
-        return x.unflatten(-1, (self.H, self.P)), dt, A, B, C
+        x, B, C = torch.split(xBC.transpose(1, 2), [self.H * self.P, GN, GN], -1)
+        B, C = (torch.unflatten(t, -1, (self.G, self.N)) for t in (B, C))
+        return torch.unflatten(x, -1, (self.H, self.P)), dt, A, B, C
 
 
 class Attention(nn.Module):
@@ -167,10 +174,8 @@ class Attention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         d, self.head_dim = config.hidden_size, config.head_dim
-        q, kv = (
-            config.num_attention_heads * self.head_dim,
-            config.num_key_value_heads * self.head_dim,
-        )
+        q = config.num_attention_heads * self.head_dim
+        kv = config.num_key_value_heads * self.head_dim
         self.q_proj = Linear(d, q, bias=False)
         self.k_proj = Linear(d, kv, bias=False)
         self.v_proj = Linear(d, kv, bias=False)
@@ -178,14 +183,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, seqs: Sequences, state: AttentionState | None) -> Tensor:
         q, k, v = (
-            proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            torch.unflatten(proj(x), -1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )  # (B, heads, T, head_dim)
         if seqs.bounds is None:
             if state is not None:
                 state.append(seqs.past, k, v)
-                length = max(seqs.past, default=0) + q.shape[2]
-                k, v = state.k[:, :, :length], state.v[:, :, :length]
+                k, v = state.k[:, :, : seqs.length], state.v[:, :, : seqs.length]
             y = attend(q, k, v, seqs.past)
         else:
             pieces = []
@@ -210,8 +214,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, past: list[int]) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=True)
     last = torch.tensor(past[:1] if uniform else past, device=q.device)[:, None]
     last = last + torch.arange(T, device=q.device)  # (B or 1, T)
-    mask = torch.arange(S, device=q.device) <= last[:, None, :, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    keys, step = torch.arange(S, device=q.device), max(1, MASK_BYTES // (S * len(last)))
+    pieces = []
+    for t in range(0, T, step):
+        mask = keys <= last[:, None, t : t + step, None]
+        qt = q[:, :, t : t + step]
+        pieces.append(F.scaled_dot_product_attention(qt, k, v, attn_mask=mask, enable_gqa=True))
+    return torch.cat(pieces, 2)
 
 
 class MLP(nn.Module):
@@ -249,7 +258,10 @@ class Router(Fp32Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (tokens, d) -> weights fp32 (tokens, k), indices int32 (tokens, k)."""
-        return self.ops.moe_route(x, self.weight, self.e_score_correction_bias, **self.options)
+        routing: tuple[Tensor, Tensor] = self.ops.moe_route(
+            x, self.weight, self.e_score_correction_bias, **self.options
+        )
+        return routing
 
 
 class MoE(nn.Module):
@@ -259,12 +271,12 @@ class MoE(nn.Module):
     def __init__(self, config: Config, ops: SimpleNamespace):
         super().__init__()
         d, latent, E = config.hidden_size, config.moe_latent_size, config.n_routed_experts
-        I, width, bias = config.moe_intermediate_size, config.expert_width, config.mlp_bias
+        inner, width, bias = config.moe_intermediate_size, config.expert_width, config.mlp_bias
         self.ops, self.bias = ops, bias
         self.gate = Router(config, ops)
         self.experts = nn.Module()
-        self.experts.up_proj = nn.Parameter(torch.empty(E, I, width))
-        self.experts.down_proj = nn.Parameter(torch.empty(E, width, I))
+        self.experts.up_proj = nn.Parameter(torch.empty(E, inner, width))
+        self.experts.down_proj = nn.Parameter(torch.empty(E, width, inner))
         self.fc1_latent_proj = Linear(d, latent, bias=bias) if latent else None
         self.fc2_latent_proj = Linear(latent, d, bias=bias) if latent else None
         shared = config.moe_shared_expert_intermediate_size
@@ -275,16 +287,16 @@ class MoE(nn.Module):
         routing = self.gate(rows)
         up, down = self.experts.up_proj.to(x.dtype), self.experts.down_proj.to(x.dtype)
         fc1, fc2, shared = self.fc1_latent_proj, self.fc2_latent_proj, self.shared_experts
-        if self.bias:  # the fused op has no biases
-            latent = rows if fc1 is None else fc1(rows)
-            out = self.ops.moe_mlp(latent, up, down, *routing)
+        out: Tensor
+        if self.bias:  # latent_moe has no biases
+            out = self.ops.moe_mlp(rows if fc1 is None else fc1(rows), up, down, *routing)
             out = out if fc2 is None else fc2(out)
-            return (out if shared is None else out + shared(rows)).view_as(x)
-        linears = (fc1, fc2, shared and shared.up_proj, shared and shared.down_proj)
-        w1, w2, s1, s2 = (
-            None if linear is None else linear.weight.to(x.dtype) for linear in linears
-        )
-        return self.ops.latent_moe(rows, *routing, w1, up, down, w2, s1, s2).view_as(x)
+            out = out if shared is None else out + shared(rows)
+        else:
+            linears = (fc1, fc2, shared and shared.up_proj, shared and shared.down_proj)
+            w1, w2, s1, s2 = (m if m is None else m.weight.to(x.dtype) for m in linears)
+            out = self.ops.latent_moe(rows, *routing, w1, up, down, w2, s1, s2)
+        return out.view_as(x)
 
 
 class Block(nn.Module):
@@ -330,7 +342,7 @@ class Model(nn.Module):
     dt_clamp: "config" clamps the time step to config.time_step_limit everywhere, the published
     definition; "transformers" reproduces transformers' NemotronHForCausalLM, which raises dt to at
     least time_step_min over a whole prompt but not in its single-token step.
-    A model that is not loaded from a checkpoint starts from random weights (see `init_weights`).
+    A model that is not loaded from a checkpoint starts from random weights (see `init.py`).
     """
 
     def __init__(
@@ -363,7 +375,7 @@ class Model(nn.Module):
         self.to(dtype)
         if torch.device(device).type != "meta":
             self.to_empty(device=device)
-            self.init_weights()
+            init_weights(self)
         self.tie_weights()
 
     @property
@@ -378,15 +390,9 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         return self.embeddings.weight.device
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path, **options: Any) -> Model:
-        """The model of a checkpoint directory. Options are those of `checkpoint.load` (dtype,
-        device, progress) and of this class (backend, dt_clamp, compute_dtype)."""
-        return checkpoint.load(cls, path, **options).eval()
-
-    def save_pretrained(self, path: str | Path, **options: Any) -> None:
-        """Write the released layout; options dtype and max_shard_bytes, see `checkpoint.save`."""
-        checkpoint.save(self, path, **options)
+    from_pretrained = classmethod(checkpoint.load)
+    save_pretrained = checkpoint.save
+    generate = generation.generate
 
     def tie_weights(self) -> None:
         """Share the embedding with the head where the config says so."""
@@ -405,46 +411,6 @@ class Model(nn.Module):
             if isinstance(module, Fp32Module)
             for name in module.fp32
         }
-
-    @torch.no_grad()
-    def init_weights(self) -> None:
-        """Random weights, from torch's global generator.
-
-        | tensors                                   | values                                         |
-        |-------------------------------------------|------------------------------------------------|
-        | matrices, embeddings, routers             | normal, std = initializer_range                |
-        | the projections back to the residual      | the same / sqrt(layers), if                    |
-        |   (out, o, down, fc2_latent)              |   rescale_prenorm_residual                     |
-        | conv1d.weight                             | uniform in +-1/sqrt(W)                         |
-        | A_log, D                                  | log of uniform in [1, 16], one                 |
-        | dt_bias                                   | softplus(dt_bias) log-uniform in               |
-        |                                           |   [time_step_min, time_step_max]               |
-        | norms; biases                             | one; zero                                      |
-        """
-        config, std = self.config, self.config.initializer_range
-        back = (
-            "out_proj.weight",
-            "o_proj.weight",
-            "down_proj.weight",
-            "down_proj",
-            "fc2_latent_proj.weight",
-        )
-        scale = config.num_hidden_layers**-0.5 if config.rescale_prenorm_residual else 1.0
-        for name, p in [*self.named_parameters(), *self.named_buffers()]:
-            if name.endswith(("bias", "correction_bias")) and not name.endswith("dt_bias"):
-                p.zero_()
-            elif name.endswith(("norm.weight", "norm_f.weight", "mixer.D")):
-                p.fill_(1)
-            elif name.endswith("conv1d.weight"):
-                p.uniform_(-(config.conv_kernel**-0.5), config.conv_kernel**-0.5)
-            elif name.endswith("A_log"):
-                p.uniform_(1, 16).log_()
-            elif name.endswith("dt_bias"):
-                low, high = math.log(config.time_step_min), math.log(config.time_step_max)
-                dt = torch.empty_like(p).uniform_(low, high).exp().clamp(min=config.time_step_floor)
-                p.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
-            else:
-                p.normal_(0, std * scale if name.endswith(back) else std)
 
     def new_cache(self, batch_size: int = 1, *, capacity: int = 0) -> Cache:
         """An empty cache for `batch_size` sequences of this model."""
@@ -482,16 +448,12 @@ class Model(nn.Module):
             keep = slice(None) if logits_to_keep is None else logits_to_keep
         h = self.embeddings(input_ids).to(self.compute_dtype)
         if cache is not None:
-            cache.reserve(max(cache.lengths, default=0) + input_ids.shape[1])
+            cache.reserve(seqs.length)
         x: Tensor | None = None
         for i, layer in enumerate(self.layers):
             x, h = layer(x, h, seqs, None if cache is None else cache.layers[i])
         if cache is not None:
-            bounds = seqs.bounds
-            for b, past in enumerate(seqs.past):
-                cache.lengths[b] = past + (
-                    bounds[b + 1] - bounds[b] if bounds else input_ids.shape[1]
-                )
+            cache.lengths = [past + new for past, new in zip(seqs.past, seqs.new, strict=True)]
         assert x is not None  # the pattern has at least one layer
         v, _ = self.norm_f(x[:, keep], residual=h[:, keep])
         return self.lm_head(v).float() if v.dtype != torch.float64 else self.lm_head(v)
@@ -502,61 +464,17 @@ class Model(nn.Module):
             raise ValueError(
                 f"input_ids must be integers (B, T), got {ids.dtype} {tuple(ids.shape)}"
             )
-        bounds = None
+        bounds, new = None, [ids.shape[1]] * ids.shape[0]
         if cu_seqlens is not None:
             bounds = cu_seqlens.tolist()
-            ordered = all(a <= b for a, b in pairwise(bounds))
-            if (
-                ids.shape[0] != 1
-                or not bounds
-                or bounds[0] != 0
-                or bounds[-1] != ids.shape[1]
-                or not ordered
-            ):
+            new = [b - a for a, b in pairwise(bounds)]
+            edges = (bounds[:1], bounds[-1:])
+            if ids.shape[0] != 1 or edges != ([0], [ids.shape[1]]) or min(new, default=0) < 0:
                 raise ValueError(
                     f"cu_seqlens {bounds} must rise from 0 to the length of one packed row, "
                     f"input_ids is {tuple(ids.shape)}"
                 )
-        count = ids.shape[0] if bounds is None else len(bounds) - 1
-        if cache is not None and cache.batch_size != count:
-            raise ValueError(f"cache holds {cache.batch_size} sequences, the call has {count}")
-        return Sequences([0] * count if cache is None else list(cache.lengths), cu_seqlens, bounds)
-
-    def generate(
-        self,
-        input_ids: Tensor | Sequence[Tensor],
-        *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        eos_token_ids: Sequence[int] | None = None,
-        prefill_chunk: int = PREFILL_CHUNK,
-    ) -> Any:
-        """Continue prompts, greedily at temperature 0, else by nucleus sampling.
-
-        input_ids (B, T) returns int64 (B, T + new), new at most max_new_tokens; rows that ended
-        earlier than others are filled with pad_token_id. A list of B tensors (T_b,) of any lengths
-        returns a list of B tensors (T_b + new_b,). Either way the end token is part of the result
-        and every sequence is computed without padding. eos_token_ids defaults to the config's.
-        """
-        prompts = [row.to(self.device, torch.int64) for row in input_ids]
-        eos = self.config.eos_token_ids if eos_token_ids is None else eos_token_ids
-        steps = generate_tokens(
-            self,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            sampler=Sampler(temperature, top_p, seed, self.device),
-            eos=eos,
-            prefill_chunk=prefill_chunk,
-        )
-        new = list(zip(*steps, strict=True)) or [()] * len(prompts)
-        if isinstance(input_ids, Tensor):
-            pad = self.config.pad_token_id or 0
-            rows = [[pad if token is None else token for token in row] for row in new]
-            grown = torch.tensor(rows, dtype=torch.int64, device=input_ids.device)
-            return torch.cat(
-                [input_ids.long(), grown.view(len(rows), len(new[0]) if new else 0)], 1
-            )
-        kept = ([token for token in row if token is not None] for row in new)
-        return [torch.cat([p, p.new_tensor(row)]) for p, row in zip(prompts, kept, strict=True)]
+        if cache is not None and cache.batch_size != len(new):
+            raise ValueError(f"cache holds {cache.batch_size} sequences, the call has {len(new)}")
+        past = [0] * len(new) if cache is None else list(cache.lengths)
+        return Sequences(past, new, cu_seqlens, bounds)

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Safetensors files: read through a memory map page by page, written without a second copy.
+"""Safetensors files, read and written without a second copy of a tensor.
 
 The format (github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON header
-{name: {dtype, shape, data_offsets}}, then the bytes. Our own reader exists because a loader of
-stacked experts must give the pages it has copied back: through the usual reader the whole file stays
-mapped beside the copies, twice the memory of the weights.
+{name: {dtype, shape, data_offsets}}, then the bytes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
-import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import FileIO
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +36,7 @@ DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER = 100 << 20  # the limit of the format's own implementation
-_PIECE = 1 << 21  # elements copied before their pages are given back
+_PIECE = 1 << 21  # elements converted at a time
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry(path: Path, base: int, name: str, info: dict) -> Entry:
+def _entry(path: Path, base: int, name: str, info: dict[str, Any]) -> Entry:
     try:
         begin, end = info["data_offsets"]
         shape = tuple(info["shape"])
@@ -83,31 +82,38 @@ def _entry(path: Path, base: int, name: str, info: dict) -> Entry:
     return Entry(path, dtype, shape, base + begin, nbytes)
 
 
-class Reader:
-    """Copies tensors out of memory-mapped files, keeping a few MB of their pages resident."""
+def read(entry: Entry, out: Tensor) -> None:
+    """Fill a contiguous tensor of the entry's shape, of any dtype and device.
 
-    def __init__(self) -> None:
-        self._maps: dict[Path, mmap.mmap] = {}
-
-    def copy(self, entry: Entry, out: Tensor) -> None:
-        """Copy the stored tensor to a contiguous one of its shape, any dtype and device."""
-        if entry.nbytes == 0:
+    Bytes go straight to their place, or through a small buffer where they must be converted. A
+    memory map would count the pages of the file beside the copies that stacked experts need, twice
+    the memory of the weights, and copying out of one is several times slower than reading.
+    """
+    with entry.path.open("rb", buffering=0) as file:
+        file.seek(entry.start)
+        if out.device.type == "cpu" and out.dtype == entry.dtype:
+            _fill(file, out, entry.path)
             return
-        if entry.path not in self._maps:
-            with entry.path.open("rb") as file:
-                # A private map: torch wants writable memory, though nothing is written here.
-                self._maps[entry.path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        data = self._maps[entry.path]
-        itemsize, target = entry.dtype.itemsize, out.view(-1)
+        target = out.view(-1)
+        buffer = torch.empty(min(_PIECE, target.numel()), dtype=entry.dtype)
         for lo in range(0, target.numel(), _PIECE):
             piece = target[lo : lo + _PIECE]
-            start, nbytes = entry.start + lo * itemsize, piece.numel() * itemsize
-            raw = torch.frombuffer(data, dtype=torch.uint8, count=nbytes, offset=start)
-            # The format does not promise alignment, which a view of another dtype needs.
-            raw = raw.clone() if start % itemsize else raw
-            piece.copy_(raw.view(entry.dtype))
-            page = start - start % mmap.PAGESIZE
-            data.madvise(mmap.MADV_DONTNEED, page, start + nbytes - page)
+            _fill(file, buffer[: piece.numel()], entry.path)
+            piece.copy_(buffer[: piece.numel()])
+
+
+def _fill(file: FileIO, t: Tensor, path: Path) -> None:
+    done, view = 0, _bytes(t)
+    while done < t.nbytes:  # one read returns at most 2 GiB
+        count = file.readinto(view[done:])
+        if not count:
+            raise ValueError(f"{path.name} became shorter while it was read")
+        done += count
+
+
+def _bytes(t: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor."""
+    return memoryview((ctypes.c_char * t.nbytes).from_address(t.data_ptr())).cast("B")
 
 
 def write(path: Path, tensors: Sequence[tuple[str, Tensor, torch.dtype]]) -> None:
@@ -129,6 +135,6 @@ def write(path: Path, tensors: Sequence[tuple[str, Tensor, torch.dtype]]) -> Non
         for _, t, dtype in tensors:
             t = t.detach().to("cpu", dtype).contiguous()
             if t.numel():
-                file.write((ctypes.c_char * t.nbytes).from_address(t.data_ptr()))
+                file.write(_bytes(t))
         file.flush()
         os.fsync(file.fileno())

@@ -29,7 +29,7 @@ class Tokenizer:
             raise ValueError(f"{path / 'tokenizer.json'} does not exist")
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
-        except Exception as error:  # noqa: BLE001, the library raises Exception itself
+        except Exception as error:  # the library raises Exception itself
             raise ValueError(f"{path / 'tokenizer.json'} is damaged: {error}") from None
         config = path / "tokenizer_config.json"
         self._config = read_json(config) if config.is_file() else {}

@@ -2,5 +2,23 @@
 """The ops: torch functions over the native kernels. Each docstring is the op's contract."""
 
 from .causal_conv1d import causal_conv1d
+from .causal_conv1d_update import causal_conv1d_update
+from .grouped_gemm import grouped_gemm
+from .latent_moe import latent_moe
+from .moe_mlp import moe_mlp
+from .moe_route import moe_route
+from .rms_norm import rms_norm
+from .ssd_scan import ssd_scan
+from .ssm_step import ssm_step
 
-__all__ = ["causal_conv1d"]
+__all__ = [
+    "causal_conv1d",
+    "causal_conv1d_update",
+    "grouped_gemm",
+    "latent_moe",
+    "moe_mlp",
+    "moe_route",
+    "rms_norm",
+    "ssd_scan",
+    "ssm_step",
+]

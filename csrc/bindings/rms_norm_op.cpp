@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bindings/cuda_library.h"
+#include "bindings/tensor.h"
+#include "rms_norm/rms_norm.h"
+
+namespace ww {
+namespace {
+
+constexpr const char* op = "rms_norm";
+
+// An operand of x's shape, device and dtype.
+Rows operand(const char* name, const Tensor& t, const Tensor& x, DType dtype) {
+  const Arg arg{op, name, t};
+  arg.same_shape(x, "x").like(x, "x").floating_of(dtype, dtype);
+  return rows_of(t);
+}
+
+// The second tensor is the rounded sum, or undefined without a residual.
+std::pair<Tensor, OptTensor> run(const Tensor& x, const Tensor& weight, const OptTensor& residual,
+                                 const OptTensor& gate, std::optional<int64_t> group_size, double eps) {
+  WW_CHECK(x.dim() >= 1, op, ": 'x' has shape (), expected (..., D)");
+  RmsNormParams p{};
+  p.dtype = Arg{op, "x", x}.floating();
+  p.D = x.size(-1);
+  p.rows = p.D ? x.numel() / p.D : 0;
+  p.group_size = group_size.value_or(p.D ? p.D : 1);
+  p.eps = float(eps);
+  p.weight_dtype = Arg{op, "weight", weight}.shape({p.D}, "(D,)").like(x, "x").floating();
+  const Rows x_rows = rows_of(x);
+  p.x = data(x_rows.tensor), p.x_stride = x_rows.stride;
+  const Tensor weight_row = row_major(weight);
+  p.weight = data(weight_row);
+  std::optional<Rows> other;
+  if (residual) {
+    other = operand("residual", *residual, x, p.dtype);
+    p.residual = data(other->tensor), p.residual_stride = other->stride;
+  }
+  if (gate) {
+    other = operand("gate", *gate, x, p.dtype);
+    p.gate = data(other->tensor), p.gate_stride = other->stride;
+  }
+  rms_norm_check(p);
+
+  const Tensor out = empty_like(x, scalar_type(p.dtype));
+  p.out = out.mutable_data_ptr();
+  OptTensor sum;
+  if (residual) sum = empty_like(x, scalar_type(p.dtype)), p.sum = sum->mutable_data_ptr();
+  if (x.is_cpu()) rms_norm_cpu(p);
+  else launch_cuda(op, "ww_rms_norm", &p, x);
+  return {out, sum};
+}
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, const OptTensor& gate,
+                std::optional<int64_t> group_size, double eps) {
+  return run(x, weight, std::nullopt, gate, group_size, eps).first;
+}
+
+std::tuple<Tensor, Tensor> rms_norm_residual(const Tensor& x, const Tensor& weight, const Tensor& residual,
+                                             std::optional<int64_t> group_size, double eps) {
+  auto [out, sum] = run(x, weight, residual, std::nullopt, group_size, eps);
+  return {out, *sum};
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
+  m.def("rms_norm(Tensor x, Tensor weight, Tensor? gate, int? group_size, float eps) -> Tensor");
+  m.def(
+      "rms_norm_residual(Tensor x, Tensor weight, Tensor residual, int? group_size, float eps) "
+      "-> (Tensor, Tensor)");
+}
+STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) {
+  m.impl("rms_norm", TORCH_BOX(&rms_norm));
+  m.impl("rms_norm_residual", TORCH_BOX(&rms_norm_residual));
+}
+STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) {
+  m.impl("rms_norm", TORCH_BOX(&rms_norm));
+  m.impl("rms_norm_residual", TORCH_BOX(&rms_norm_residual));
+}
+
+}  // namespace
+}  // namespace ww

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the op tests. The compiled module is loaded only by tests that ask for it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cpu_isa" in metafunc.fixturenames:
+        from warpweave import _native
+
+        op = getattr(metafunc.module, "OP", None)  # only where it has a kernel of its own
+        targets = {k["target"] for k in _native.kernels() if k["op"] == op}
+        isas = [i for i in _native.cpu_isas() if op is None or f"cpu:{i}" in targets]
+        metafunc.parametrize("cpu_isa", isas, indirect=True)
+
+
+@pytest.fixture
+def cpu_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once for each instruction set of this machine."""
+    from warpweave import _native
+
+    before = _native.cpu_isa()
+    _native.set_cpu_isa(request.param)
+    yield request.param
+    _native.set_cpu_isa(before)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Puts torch's number of threads back after the test."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For tests on tiny tensors, which threads that wait for each other only slow down."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from native import Case, check_case, check_compiled, check_refused, check_threads, far_apart, run
+from warpweave import ops
+from warpweave import reference as ref
+from warpweave import testing as kit
+
+OP = "latent_moe"
+BF16, F32 = torch.bfloat16, torch.float32
+# T, d, l (0: no latent), E, I, top_k, S (0: no shared expert)
+SHAPES: list[tuple[int, ...]] = [
+    (100, 96, 33, 4, 40, 2, 70),
+    (40, 64, 32, 8, 33, 3, 0),
+    (70, 65, 0, 4, 48, 2, 31),
+    (3, 130, 16, 5, 24, 2, 64),
+    (2, 64, 0, 6, 24, 3, 0),
+    (1, 33, 8, 4, 16, 1, 16),
+    (0, 16, 8, 4, 8, 2, 8),
+]
+
+
+def make(T: int, d: int, l: int, E: int, I: int, top_k: int, S: int, dtype: torch.dtype = BF16) -> Case:  # noqa: E741
+    g = kit.generator(f"{T}{d}{l}{E}{I}{top_k}{S}")
+    weights, indices = kit.skewed_routing(T, E, top_k, g)
+    width = l or d
+    return {
+        "x": kit.with_outliers(kit.normal((T, d), g), g, 4.0).to(dtype),
+        "weights": weights,
+        "indices": indices,
+        "fc1": kit.normal((l, d), g, dtype, d**-0.5) if l else None,
+        "up": kit.normal((E, I, width), g, dtype, width**-0.5),
+        "down": kit.normal((E, width, I), g, dtype, I**-0.5),
+        "fc2": kit.normal((d, l), g, dtype, l**-0.5) if l else None,
+        "shared_up": kit.normal((S, d), g, dtype, d**-0.5) if S else None,
+        "shared_down": kit.normal((d, S), g, dtype, S**-0.5) if S else None,
+    }
+
+
+def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
+    for shape in SHAPES:
+        check_case(op, ref.latent_moe, make(*shape, dtype))
+
+
+FAULTS: dict[str, kit.Fault] = {
+    "truncated": kit.truncate,
+    "one wrong element": kit.wrong_element,
+    "last column dropped": kit.drop_tail,
+    "shared expert forgotten": kit.on_argument("shared_down", torch.zeros_like),
+    "shared expert scaled": kit.on_argument("shared_down", lambda w: 2.5 * w),
+    "fc2 of other rows": kit.on_argument("fc2", lambda w: w.roll(1, 0)),
+    "fc1 of other rows": kit.on_argument("fc1", lambda w: w.roll(1, 0)),
+    "routed result forgotten": kit.on_argument("weights", torch.zeros_like),
+    "weights applied twice": kit.on_argument("weights", torch.square),
+}
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_accuracy(cpu_isa: str, dtype: torch.dtype) -> None:
+    check(ops.latent_moe, dtype)
+
+
+def test_planted_faults() -> None:
+    kit.assert_all_caught(ops.latent_moe, FAULTS, check)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.dtype) -> None:
+    case = make(70, 96, 40, 4, 72, 2, 33, dtype)
+    check_threads(ops.latent_moe, case)
+    moved = {name: kit.strided(t) for name, t in case.items()}
+    kit.assert_same_bits(ops.latent_moe(**moved), run(ops.latent_moe, case)[0])
+
+
+def test_offsets_past_two_to_the_31(cpu_isa: str) -> None:
+    case = make(40, 64, 32, 3, 33, 2, 40)
+    expected = ops.latent_moe(**case)
+    for name in ("x", "up", "down"):
+        kit.assert_same_bits(ops.latent_moe(**case | {name: far_apart(case[name])}), expected)
+
+
+def test_refusals() -> None:
+    case = make(6, 32, 16, 4, 8, 2, 24)
+    for change, message in [
+        ({"fc2": None}, "'fc1' and 'fc2' must be given together"),
+        ({"shared_up": None}, "'shared_up' and 'shared_down' must be given together"),
+        ({"fc1": case["fc1"].float()}, "'fc1' is float32; supported: bfloat16"),
+        ({"fc2": case["fc2"][:, :8]}, r"'fc2' has shape \(32, 8\), expected \(d, l\) = \(32, 16\)"),
+        ({"fc1": case["fc1"][:8], "fc2": case["fc2"][:, :8]}, r"'up' has shape \(4, 8, 16\)"),
+        ({"shared_down": case["shared_down"].t()}, r"'shared_down' has shape \(24, 32\)"),
+        ({"x": case["x"][0]}, r"'x' has shape \(32\), expected \(T, d\)"),
+        ({"indices": case["indices"] + 4}, "'indices' holds"),
+    ]:
+        check_refused(ops.latent_moe, case | change, (), message)
+    grad = case | {"fc1": case["fc1"].clone().requires_grad_()}
+    check_refused(ops.latent_moe, grad, (), "no backward yet", NotImplementedError)
+
+
+def test_opcheck_and_compile() -> None:
+    for shape in SHAPES[:3]:
+        args = tuple(make(*shape).values())
+        torch.library.opcheck(torch.ops.warpweave.latent_moe.default, args)
+    check_compiled(ops.latent_moe, [make(T, 64, 16, 4, 24, 2, 40) for T in (5, 40)])

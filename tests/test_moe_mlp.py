@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from native import Case, check_case, check_compiled, check_refused, check_threads, far_apart, run
+from warpweave import ops
+from warpweave import reference as ref
+from warpweave import testing as kit
+
+OP = "moe_mlp"
+BF16, F32 = torch.bfloat16, torch.float32
+# T, K, E, I, top_k: few and many tokens an expert, widths around the block of 64 and odd ones
+SHAPES: list[tuple[int, ...]] = [
+    (100, 70, 4, 66, 2),
+    (40, 64, 8, 33, 3),
+    (7, 33, 5, 129, 4),
+    (1, 96, 16, 64, 6),
+    (65, 31, 2, 1, 1),
+    (0, 16, 4, 8, 2),
+    (3, 16, 4, 0, 2),
+    (3, 0, 4, 8, 2),
+]
+
+
+def make(T: int, K: int, E: int, I: int, top_k: int, dtype: torch.dtype = BF16) -> Case:  # noqa: E741
+    g = kit.generator(f"{T}{K}{E}{I}{top_k}")
+    weights, indices = kit.skewed_routing(T, E, top_k, g, drop=True)
+    return {
+        "x": kit.with_outliers(kit.normal((T, K), g), g, 4.0).to(dtype),
+        "up": kit.normal((E, I, K), g, dtype, max(K, 1) ** -0.5),
+        "down": kit.normal((E, K, I), g, dtype, max(I, 1) ** -0.5),
+        "weights": weights,
+        "indices": indices,
+    }
+
+
+def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
+    for shape in SHAPES:
+        check_case(op, ref.moe_mlp, make(*shape, dtype))
+    case = make(*SHAPES[1], dtype)
+    case["x"][3, 5] = float("nan")
+    check_case(op, ref.moe_mlp, case)
+
+
+FAULTS: dict[str, kit.Fault] = {
+    "truncated": kit.truncate,
+    "one wrong element": kit.wrong_element,
+    "last column dropped": kit.drop_tail,
+    "NaN swallowed": kit.swallow_nan,
+    "next expert up": kit.on_argument("up", lambda w: w.roll(1, 0)),
+    "next expert down": kit.on_argument("down", lambda w: w.roll(1, 0)),
+    "weights of another choice": kit.on_argument("weights", lambda w: w.flip(1)),
+    "no expert read as expert 0": kit.on_argument("indices", lambda i: i.clamp(min=0)),
+    "last choice dropped": kit.on_argument("weights", lambda w: torch.cat([w[:, :-1], 0 * w[:, -1:]], 1)),
+    "relu instead of relu2": lambda op: lambda x, **k: op(x=x.sign() * x.abs() ** 0.5, **k),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_accuracy(cpu_isa: str, dtype: torch.dtype) -> None:
+    check(ops.moe_mlp, dtype)
+
+
+def test_planted_faults() -> None:
+    kit.assert_all_caught(ops.moe_mlp, FAULTS, check)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.dtype) -> None:
+    case = make(70, 40, 4, 72, 2, dtype)
+    check_threads(ops.moe_mlp, case)
+    expected = run(ops.moe_mlp, case)[0]
+    moved = {name: kit.strided(t) for name, t in case.items()}
+    kit.assert_same_bits(ops.moe_mlp(**moved), expected)
+    turned = {name: kit.permuted(case[name], 0, 2, 1) for name in ("up", "down")}
+    kit.assert_same_bits(ops.moe_mlp(**case | turned), expected)
+    kit.assert_same_bits(ops.moe_mlp(**case | {"indices": case["indices"].long()}), expected)
+
+
+def test_all_tokens_to_one_expert(cpu_isa: str) -> None:
+    case = make(90, 48, 3, 40, 1)
+    case["indices"] = torch.full_like(case["indices"], 2)
+    check_case(ops.moe_mlp, ref.moe_mlp, case)
+    case["indices"] = torch.full_like(case["indices"], -1)
+    kit.assert_same_bits(ops.moe_mlp(**case), torch.zeros(90, 48, dtype=BF16))
+
+
+def test_offsets_past_two_to_the_31(cpu_isa: str) -> None:
+    case = make(40, 64, 3, 33, 2)
+    expected = ops.moe_mlp(**case)
+    for name in ("x", "up", "down"):
+        kit.assert_same_bits(ops.moe_mlp(**case | {name: far_apart(case[name])}), expected)
+
+
+def test_refusals() -> None:
+    case = make(6, 16, 4, 8, 2)
+    for change, message in [
+        ({"x": case["x"].float()}, "'x' is float32; supported: bfloat16"),
+        ({"up": case["up"].half()}, "'up' is float16; supported: float32, bfloat16"),
+        ({"down": case["down"][:, :8]}, r"'down' has shape \(4, 8, 8\), expected \(E, K, I\)"),
+        ({"weights": case["weights"].to(BF16)}, "'weights' is bfloat16; supported: float32"),
+        ({"indices": case["indices"][:5]}, r"'indices' has shape \(5, 2\)"),
+        ({"indices": case["indices"].float()}, "'indices' is float32; supported: int32, int64"),
+        ({"indices": case["indices"] * 0 + 4}, "'indices' holds 4 for token 0; supported: 0 to 3"),
+        ({"indices": case["indices"] * 0 - 2}, "'indices' holds -2 for token 0"),
+    ]:
+        check_refused(ops.moe_mlp, case | change, (), message)
+    grad = case | {"up": case["up"].clone().requires_grad_()}
+    check_refused(ops.moe_mlp, grad, (), "no backward yet", NotImplementedError)
+
+
+def test_opcheck_and_compile() -> None:
+    for dtype in (F32, BF16):
+        torch.library.opcheck(
+            torch.ops.warpweave.moe_mlp.default, tuple(make(9, 24, 4, 16, 2, dtype).values())
+        )
+    check_compiled(ops.moe_mlp, [make(*shape) for shape in SHAPES[:3]])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 80), st.integers(1, 80), st.integers(1, 6), st.integers(1, 80), st.data())
+def test_any_shape(T: int, K: int, E: int, I: int, data: st.DataObject) -> None:  # noqa: E741
+    top_k = data.draw(st.integers(1, E))
+    check_case(ops.moe_mlp, ref.moe_mlp, make(T, K, E, I, top_k))

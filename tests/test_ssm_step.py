@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+from math import inf
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from native import (
+    DTYPES,
+    Case,
+    assert_same_runs,
+    check_case,
+    check_compiled,
+    check_refused,
+    check_threads,
+    run,
+)
+from warpweave import ops
+from warpweave import reference as ref
+from warpweave import testing as kit
+
+OP = "ssm_step"
+BF16, F32 = torch.bfloat16, torch.float32
+MUTATED = ("state", "intermediate_states")
+# B, T (None: no time axis), H, P, G, N: tails in P and N, rows around the block of 32
+SHAPES: list[tuple[Any, ...]] = [
+    (2, None, 4, 33, 2, 16),
+    (1, None, 2, 64, 1, 128),
+    (3, 1, 2, 31, 2, 17),
+    (2, 5, 3, 40, 1, 67),
+    (1, 18, 2, 7, 2, 5),
+    (2, 3, 1, 1, 1, 1),
+    (0, 2, 2, 4, 1, 8),
+    (2, 0, 2, 4, 1, 8),
+    (1, 2, 2, 4, 1, 0),
+]
+
+
+def make(B: int, T: int | None, H: int, P: int, G: int, N: int, dtype: torch.dtype = BF16,
+         state_dtype: torch.dtype = F32, options: bool = True) -> Case:  # fmt: skip
+    g = kit.generator(f"{B}{T}{H}{P}{G}{N}{options}")
+    time = () if T is None else (T,)
+    case: Case = {
+        "state": kit.normal((B + 2 if options else B, H, P, N), g, state_dtype),
+        "x": kit.with_outliers(kit.normal((B, *time, H, P), g), g, factor=4.0).to(dtype),
+        "dt": kit.time_steps((B, *time, H), g, dtype),
+        "A": kit.decays(H),
+        "B": kit.normal((B, *time, G, N), g, dtype),
+        "C": kit.normal((B, *time, G, N), g, dtype),
+        "dt_softplus": True,
+    }
+    if not options:
+        return case
+    rows = torch.randperm(B + 2, generator=g)[:B].to(torch.int32)
+    rows[1:2] = -3  # padding
+    return case | {
+        "D": kit.normal((H, P), g),
+        "z": kit.normal((B, *time, H, P), g, dtype),
+        "dt_bias": kit.normal((H,), g),
+        "dt_limit": (0.01, 15.0),
+        "state_indices": rows,
+        "intermediate_states": torch.zeros(B, 1 if T is None else T, H, P, N, dtype=state_dtype),
+    }
+
+
+def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
+    for i, shape in enumerate(SHAPES):
+        for options in (False, True):
+            case = make(*shape, dtype, (F32, dtype)[(i + options) % 2], options)
+            check_case(op, ref.ssm_step, case, MUTATED)
+    case = make(*SHAPES[0], dtype)
+    check_case(op, ref.ssm_step, case | {"D": case["D"][:, 0]}, MUTATED)
+    case = make(*SHAPES[0], dtype, options=False) | {"dt_softplus": False, "dt_limit": (-1.0, 2.0)}
+    check_case(op, ref.ssm_step, case, MUTATED)
+    case["dt"][0, 0] = case["state"][1, 1, 2, 3] = float("nan")
+    case["x"][1, 2, 5] = inf
+    check_case(op, ref.ssm_step, case, MUTATED)
+
+
+def without(name: str) -> kit.Fault:
+    return lambda op: lambda **k: op(**{key: v for key, v in k.items() if key != name})
+
+
+def on_state(change: Any) -> kit.Fault:
+    def fault(op: kit.Op) -> kit.Op:
+        def wrong(**k: Any) -> Any:
+            old = k["state"].clone()
+            out = op(**k)
+            k["state"].copy_(change(old, k["state"]))
+            return out
+
+        return wrong
+
+    return fault
+
+
+FAULTS: dict[str, kit.Fault] = {
+    "truncated": kit.truncate,
+    "one wrong element": kit.wrong_element,
+    "last column dropped": kit.drop_tail,
+    "NaN swallowed": kit.swallow_nan,
+    "B and C swapped": lambda op: lambda B, C, **k: op(B=C, C=B, **k),
+    "group of another head": kit.on_argument("B", lambda t: t.flip(-2)),
+    "D ignored": without("D"),
+    "z ignored": without("z"),
+    "dt_bias ignored": without("dt_bias"),
+    "softplus ignored": without("dt_softplus"),
+    "dt_limit ignored": without("dt_limit"),
+    "decay ignored": kit.on_argument("A", torch.zeros_like),
+    "state not written": on_state(lambda old, new: old),
+    "state truncated": on_state(
+        lambda old, new: new if new.dtype == F32 else (new.view(torch.int16) - 1).view(new.dtype)
+    ),
+    "last state column lost": on_state(lambda old, new: torch.cat([new[..., :-1], old[..., -1:]], -1)),
+    "padding writes slot 0": kit.on_argument("state_indices", lambda i: torch.where(i < 0, _free(i), i)),
+    "intermediates not written": without("intermediate_states"),
+}  # fmt: skip
+
+
+def _free(indices: Tensor) -> Tensor:
+    used = set(indices.tolist())
+    return torch.tensor(
+        next(i for i in range(len(indices) + 2) if i not in used), dtype=torch.int32
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_accuracy(cpu_isa: str, dtype: torch.dtype) -> None:
+    check(ops.ssm_step, dtype)
+
+
+def test_planted_faults() -> None:
+    kit.assert_all_caught(ops.ssm_step, FAULTS, check)
+
+
+def test_many_tokens_are_many_steps(cpu_isa: str) -> None:
+    case = make(2, 6, 4, 40, 2, 32, BF16)
+    out, state, stored = run(ops.ssm_step, case, MUTATED)
+    steps = case | {"state": case["state"].clone()}
+    del steps["intermediate_states"]
+    for t in range(6):
+        token = {name: steps[name][:, t] for name in ("x", "dt", "B", "C", "z")}
+        kit.assert_same_bits(ops.ssm_step(**(steps | token)), out[:, t])
+        live = case["state_indices"] >= 0
+        slots = case["state_indices"][live].long()
+        kit.assert_same_bits(stored[live][:, t], steps["state"][slots])
+    kit.assert_same_bits(steps["state"], state)
+
+
+def test_strides(cpu_isa: str) -> None:
+    for dtype in (F32, BF16):
+        case = make(2, 3, 4, 40, 2, 19, BF16, dtype)
+        expected = run(ops.ssm_step, case, MUTATED)
+        for layout in (kit.strided, lambda t: kit.permuted(t, *reversed(range(t.dim())))):
+            moved = {k: layout(v) if isinstance(v, Tensor) else v for k, v in case.items()}
+            assert_same_runs([expected, run(ops.ssm_step, moved, MUTATED)])
+            around = moved["state"].untyped_storage().nbytes() > case["state"].nbytes
+            ops.ssm_step(**moved)
+            whole = torch.empty(0, dtype=dtype).set_(moved["state"].untyped_storage())
+            assert int(whole.isnan().sum()) == (whole.numel() - case["state"].numel()) * around
+    case = make(3, 2, 4, 8, 1, 16, BF16, options=False)
+    shared = case | {k: case[k][:1, :1].expand(case[k].shape) for k in ("dt", "B", "C", "x")}
+    copied = shared | {k: shared[k].contiguous() for k in ("dt", "B", "C", "x")}
+    assert_same_runs([run(ops.ssm_step, c, MUTATED) for c in (shared, copied)])
+
+
+def test_threads(cpu_isa: str, threads: None) -> None:
+    check_threads(ops.ssm_step, make(3, 2, 8, 64, 2, 128), MUTATED)
+
+
+def test_offsets_past_32_bits(cpu_isa: str) -> None:
+    # Virtual memory: the pool has over 2^31 elements, two slots of it are ever touched.
+    case = make(2, None, 8, 64, 1, 128, options=False)
+    pool = torch.empty((1 << 31) // (8 * 64 * 128) + 8, 8, 64, 128, dtype=BF16)
+    rows = torch.tensor([len(pool) - 1, 1], dtype=torch.int32)
+    small = case | {"state": case["state"].to(BF16)}
+    pool[rows.long()] = small["state"]
+    y, state = run(ops.ssm_step, small, MUTATED)
+    kit.assert_same_bits(ops.ssm_step(**(case | {"state": pool, "state_indices": rows})), y)
+    kit.assert_same_bits(pool[rows.long()], state)
+
+
+def test_refusals() -> None:
+    case = make(3, 2, 4, 8, 2, 16)
+    index = lambda *rows: {"state_indices": torch.tensor(rows, dtype=torch.int32)}  # noqa: E731
+    for change, message in (
+        (index(4, 1, 4), r"'state_indices' holds 4 twice"),
+        (index(1, -1, 5), r"'state_indices' holds 5 at position 2; supported: below the 5 slots"),
+        ({"state_indices": torch.tensor([0, 1, 2])}, r"'state_indices' is int64; supported: int32"),
+        ({"state_indices": None}, r"'state' has 5 rows; supported without state_indices: .* 3"),
+        ({"state": case["state"].double()}, r"'state' is float64; supported: float32, bf"),
+        ({"state": case["state"][:1].expand(5, 4, 8, 16)}, r"'state' has stride 0 over axis 0"),
+        ({"x": case["x"][0, 0]}, r"'x' has shape \(4, 8\), expected \(B, H, P\) or"),
+        ({"B": case["B"].float()}, r"'B' is float32; supported: bfloat16"),
+        ({"B": case["B"][:, :, :1].expand(3, 2, 3, 16)}, r"'C' has shape|'B' has 3 groups"),
+        (
+            {"dt": case["dt"][..., 0]},
+            r"'dt' has shape \(3, 2\), expected \(B, T, H\) = \(3, 2, 4\)",
+        ),
+        ({"D": torch.ones(5)}, r"'D' has shape \(5\), expected \(H,\) or \(H, P\)"),
+        ({"dt_limit": (2.0, 1.0)}, r"'dt_limit' is \(2, 1\)"),
+        ({"intermediate_states": case["intermediate_states"].half()}, r"'intermediate_states' is"),
+    ):
+        check_refused(ops.ssm_step, case | change, MUTATED, "ssm_step: .*(" + message + ")")
+    grad = case | {"A": torch.zeros(4, requires_grad=True)}
+    check_refused(ops.ssm_step, grad, MUTATED, "no backward yet", NotImplementedError)
+
+
+def test_torch_contracts() -> None:
+    case = make(2, 3, 4, 8, 2, 16)
+    order = ("state", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
+    args = [case[name] for name in order]
+    native = torch.ops.warpweave.ssm_step
+    rest = (case["state_indices"], case["intermediate_states"])
+    torch.library.opcheck(native, (*args, True, 0.0, inf, *rest))
+    args[0] = args[0][:2]
+    torch.library.opcheck(native, (*args, False, 0.0, inf, None, None))
+    check_compiled(ops.ssm_step, [make(n, 3, 4, 8, 2, 16) for n in (2, 4, 7)], MUTATED)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_exact_values_of_any_shape(data: st.DataObject) -> None:
+    # Small integers, no decay, gates where silu is the identity: nothing rounds before the store.
+    draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    B, T, G, P, N = draw(0, 3), draw(0, 4), draw(1, 3), draw(1, 40), draw(1, 70)
+    state_dtype, dtype = data.draw(st.sampled_from(DTYPES)), data.draw(st.sampled_from(DTYPES))
+    case = make(B, T, G * draw(1, 3), P, G, N, dtype, state_dtype) | {"dt_softplus": False}
+    for name in ("state", "x", "dt", "B", "C", "D", "dt_bias"):
+        case[name] = case[name].clamp(-3, 3).round()
+    case["A"], case["z"] = torch.zeros_like(case["A"]), 32.0 * (2 + case["x"].sign())
+    case["dt_limit"] = (-2.0, 3.0)
+    order = data.draw(st.permutations(range(4)))
+    moved = {k: kit.permuted(v, *order) if isinstance(v, Tensor) and v.dim() == 4 else v
+             for k, v in case.items()}  # fmt: skip
+    assert_same_runs([run(ref.ssm_step, case, MUTATED), run(ops.ssm_step, moved, MUTATED)])
