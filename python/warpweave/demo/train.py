@@ -40,13 +40,13 @@ class Recipe:
     """What decides the result beside the configuration and the corpus."""
 
     seed: int = 1
-    steps: int = 3000
+    steps: int = 2000
     batch: int = 8  # sequences
     length: int = 512  # tokens each
     lr: float = 2e-3
     final_lr: float = 5e-5
     warmup: int = 100  # steps
-    decay: int = 1000  # steps
+    decay: int = 900  # steps
     weight_decay: float = 0.1  # of matrices
     clip: float = 1.0
     bias_rate: float = 1e-3  # router bias update (arXiv 2408.15664)
