@@ -1,10 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the op tests. The compiled module is loaded only by tests that ask for it."""
+"""Fixtures of every test. The compiled module is loaded only by tests that ask for it."""
 
+from __future__ import annotations
+
+import hashlib
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Hash of the test's id: the same data in any order and on any number of workers."""
+    return int.from_bytes(hashlib.sha256(request.node.nodeid.encode()).digest()[:4], "little")
+
+
+@pytest.fixture(autouse=True)
+def _seeded(seed: int) -> None:
+    torch.manual_seed(seed)
+
+
+@pytest.fixture
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the tests of native ops run a case: a dict of keyword arguments, some of them updated in place."""
+"""How the tests of native ops run a case: a dict of arguments, some of them updated in place."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -38,22 +38,25 @@ def doubled(case: Case) -> Case:
 
 def check_case(
     op: kit.Op, reference: kit.Op, case: Case, mutated: Iterable[str] = (), axis: int = -1,
-    plain: kit.Op | None = None,
+    plain: kit.Op | None = None, terms: kit.Op | None = None, by_row: bool = False,
 ) -> None:  # fmt: skip
     """Accuracy of every result and mutated argument against the reference in float64, with `plain`
     (else the reference) at the case's own dtype as the baseline; rounding too where it is to 16
-    bits. An element is judged by its size and that of its neighbours along `axis`."""
+    bits. An element is judged by its size and that of its neighbours along `axis`, or by what
+    `terms` returns for it on the doubled case: the magnitude of its terms."""
     actual = run(op, case, mutated)
     exact = run(reference, doubled(case), mutated)
     baseline = run(plain or reference, case, mutated)
-    for i, (a, e, b) in enumerate(zip(actual, exact, baseline, strict=True)):
+    sizes = run(terms, doubled(case), mutated) if terms else (None,) * len(exact)
+    for i, (a, e, b, size) in enumerate(zip(actual, exact, baseline, sizes, strict=True)):
         if not a.is_floating_point():
             kit.assert_same_bits(a, b, name=f"result {i}")
             continue
         a, e, b = (t.movedim(axis, -1) for t in (a, e.double(), b))
-        kit.assert_accurate(a, e, b, name=f"result {i}")
+        size = size if size is None else size.movedim(axis, -1)
+        kit.assert_accurate(a, e, b, name=f"result {i}", terms=size)
         if a.element_size() == 2:
-            kit.assert_unbiased(a, e, b, name=f"result {i}")
+            kit.assert_unbiased(a, e, b, name=f"result {i}", by_row=by_row)
 
 
 def assert_same_runs(runs: Iterable[tuple[Tensor, ...]]) -> None:

@@ -23,8 +23,8 @@ from warpweave import testing as kit
 OP = "moe_route"
 BF16, F32 = torch.bfloat16, torch.float32
 DTYPES = ((F32, F32), (BF16, F32), (BF16, BF16))  # of x, of weight
-# tokens, d, E, top_k, n_group, topk_group: enough tokens that the baseline's worst error is no luck;
-# small and odd batches are in the exact tests
+# tokens, d, E, top_k, n_group, topk_group: enough tokens that the baseline's worst error is no
+# luck; small and odd batches are in the exact tests
 SHAPES = [
     (301, 128, 8, 2, 1, 1),
     (150, 100, 37, 5, 1, 1),
@@ -119,9 +119,7 @@ FAULTS: dict[str, kit.Fault] = {
     "last of d dropped": kit.on_argument(
         "x", lambda x: torch.cat([x[..., :-1], 0 * x[..., -1:]], -1)
     ),
-    "weight rounded": kit.on_argument(
-        "weight", lambda w: w.to(torch.float8_e5m2).to(w.dtype)
-    ),
+    "weight rounded": kit.on_argument("weight", lambda w: w.to(torch.float8_e5m2).to(w.dtype)),
     "rows mixed": kit.on_argument("x", lambda x: x.roll(1, 0)),
 }
 

@@ -114,8 +114,12 @@ FAULTS: dict[str, kit.Fault] = {
     "state truncated": on_state(
         lambda old, new: new if new.dtype == F32 else (new.view(torch.int16) - 1).view(new.dtype)
     ),
-    "last state column lost": on_state(lambda old, new: torch.cat([new[..., :-1], old[..., -1:]], -1)),
-    "padding writes slot 0": kit.on_argument("state_indices", lambda i: torch.where(i < 0, _free(i), i)),
+    "last state column lost": on_state(
+        lambda old, new: torch.cat([new[..., :-1], old[..., -1:]], -1)
+    ),
+    "padding writes a slot": kit.on_argument(
+        "state_indices", lambda i: torch.where(i < 0, _free(i), i)
+    ),
     "intermediates not written": without("intermediate_states"),
 }  # fmt: skip
 

@@ -9,18 +9,39 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 namespace ww {
 namespace {
 
-CudaLibrary open_library() {
-#if !WW_WITH_CUDA
-  return {nullptr, "this build of warpweave has no CUDA kernels (WARPWEAVE_CUDA=OFF or no nvcc was found)"};
+#if defined(WW_CUDA_ARCHS)
+constexpr bool kBuilt = true;
 #else
+#define WW_CUDA_ARCHS ""
+constexpr bool kBuilt = false;
+#endif
+
+CudaLibrary open_library() {
+  if (!kBuilt) return {nullptr, "this build has no CUDA kernels (WARPWEAVE_CUDA=OFF or no nvcc)"};
   Dl_info self;
   if (!dladdr(reinterpret_cast<void*>(&open_library), &self)) return {nullptr, "dladdr failed"};
   const std::string module = self.dli_fname;
   const std::string path = module.substr(0, module.rfind('/') + 1) + "libwarpweave_cuda.so";
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   return {handle, handle ? "" : dlerror()};
-#endif
 }
+
+template <typename Fn>
+Fn* find(const char* name) {
+  void* handle = cuda_library().handle;
+  return handle ? reinterpret_cast<Fn*>(dlsym(handle, name)) : nullptr;
+}
+
+// Missing symbols mean that the library beside this module is of another build.
+template <typename Fn>
+Fn* require(const char* name) {
+  Fn* fn = find<Fn>(name);
+  WW_CHECK(fn, "libwarpweave_cuda.so does not export ", name, "; it is not of this build");
+  return fn;
+}
+
+bool torch_has_cuda() { return &aoti_torch_get_current_cuda_stream != nullptr; }
+constexpr const char* kCpuTorch = "this torch is a CPU build; install one with CUDA";
 
 }  // namespace
 
@@ -29,20 +50,38 @@ const CudaLibrary& cuda_library() {
   return library;
 }
 
+CudaInfo cuda_info() {
+  CudaInfo info{kBuilt, cuda_library().handle != nullptr, WW_CUDA_ARCHS, 0, cuda_library().problem};
+  if (!info.loaded) return info;
+  const int status = require<decltype(ww_device_count)>("ww_device_count")(&info.device_count);
+  if (!torch_has_cuda())
+    info.problem = kCpuTorch;
+  else if (status != 0)
+    info.problem = require<decltype(ww_error_string)>("ww_error_string")(status);
+  else if (info.device_count == 0)
+    info.problem = "no CUDA device is visible";
+  return info;
+}
+
+std::vector<CudaKernelInfo> cuda_kernels() {
+  if (!cuda_library().handle) return {};
+  const auto list = require<decltype(ww_kernels)>("ww_kernels");
+  std::vector<CudaKernelInfo> rows(size_t(list(nullptr, 0)));
+  list(rows.data(), int(rows.size()));
+  return rows;
+}
+
 void launch_cuda(const char* op, const char* symbol, const void* params, const Tensor& t) {
-  const CudaLibrary& library = cuda_library();
-  WW_CHECK(library.handle, op, ": cannot run on cuda: ", library.problem);
-  using Launch = int (*)(const void*, void*);
-  const Launch launch = reinterpret_cast<Launch>(dlsym(library.handle, symbol));
-  WW_CHECK(launch, op, ": libwarpweave_cuda.so has no CUDA kernel for this op");
-  WW_CHECK(&aoti_torch_get_current_cuda_stream != nullptr, op, ": this torch is a CPU build");
+  WW_CHECK(cuda_library().handle, op, ": cannot run on cuda: ", cuda_library().problem);
+  const auto launch = find<int(const void*, void*)>(symbol);
+  WW_CHECK(launch, op, ": has no CUDA kernel; supported devices: cpu");
+  WW_CHECK(torch_has_cuda(), op, ": cannot run on cuda: ", kCpuTorch);
   const torch::stable::accelerator::DeviceGuard guard(t.get_device_index());
   void* stream;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
   const int status = launch(params, stream);
-  const auto error_string =
-      reinterpret_cast<const char* (*)(int)>(dlsym(library.handle, "ww_error_string"));
-  WW_CHECK(status == 0, op, ": CUDA launch failed: ", error_string ? error_string(status) : "?");
+  WW_CHECK(status == 0, op,
+           ": CUDA launch failed: ", require<decltype(ww_error_string)>("ww_error_string")(status));
 }
 
 }  // namespace ww

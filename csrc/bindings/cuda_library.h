@@ -3,16 +3,29 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "bindings/tensor.h"
+#include "core/cuda_api.h"
 
 namespace ww {
 
 struct CudaLibrary {
-  void* handle;          // null if it could not be opened
-  std::string problem;   // why, in one line; empty if it could
+  void* handle;         // null if there is none
+  std::string problem;  // then why, in one line; else empty
 };
 const CudaLibrary& cuda_library();
+
+struct CudaInfo {
+  bool built, loaded;   // compiled into this build; libwarpweave_cuda.so opened
+  std::string archs;    // "80 90a": what it was compiled for
+  int device_count;     // devices that its runtime sees
+  std::string problem;  // the first thing that keeps a CUDA op from running; empty if nothing does
+};
+CudaInfo cuda_info();
+
+// The compiled kernels, with registers and memory if there is a device; none if the library is not there.
+std::vector<CudaKernelInfo> cuda_kernels();
 
 // Calls `int <symbol>(const Params*, void* stream)` on the device and current stream of `t`; throws
 // ww::Error with the reason if the library, the symbol or a CUDA torch is missing, or the launch fails.

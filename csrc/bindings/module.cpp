@@ -16,7 +16,8 @@ namespace ww {
 namespace {
 
 void torch_parallel_for(int64_t n, int64_t grain, RangeFn fn, void* ctx) {
-  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) { fn(ctx, begin, end); });
+  torch::stable::parallel_for(0, n, grain,
+                              [&](int64_t begin, int64_t end) { fn(ctx, begin, end); });
 }
 
 py::list kernels() {
@@ -28,23 +29,45 @@ py::list kernels() {
     row["op"] = rows[i].op, row["target"] = rows[i].target, row["dtypes"] = rows[i].dtypes;
     out.append(row);
   }
+  for (const CudaKernelInfo& kernel : cuda_kernels()) {
+    py::dict row;
+    row["op"] = kernel.op, row["target"] = "cuda", row["dtypes"] = kernel.dtypes;
+    row["variant"] = kernel.variant, row["arch"] = kernel.arch;
+    row["registers"] = kernel.registers, row["shared_bytes"] = kernel.shared_bytes;
+    row["local_bytes"] = kernel.local_bytes;
+    out.append(row);
+  }
   return out;
 }
 
-std::string kernel_for(const std::string& op, const std::string& device) {
-  WW_CHECK(device == "cpu" || device == "cuda", "kernel_for: unknown device '", device, "'; supported: cpu, cuda");
+std::string cpu_kernel_for(const std::string& op) {
   int count;
   const KernelInfo* rows = registered_kernels(&count);
-  std::string best;
-  bool known = false;
-  for (int i = 0; i < count; ++i) {
-    if (op != rows[i].op) continue;
-    known = true;
-    const std::string target = rows[i].target;
-    if (device == "cpu" && rows[i].isa <= int(cpu_isa()) && rows[i].isa >= 0) best = target;
-  }
-  WW_CHECK(known, "kernel_for: unknown op '", op, "'");
+  std::string best;  // rows of an op come lowest ISA first, and the first one runs everywhere
+  for (int i = 0; i < count; ++i)
+    if (op == rows[i].op && rows[i].isa <= int(cpu_isa())) best = rows[i].target;
+  WW_CHECK(!best.empty(), "kernel_for: unknown op '", op, "'");
   return best;
+}
+
+std::string kernel_for(const std::string& op, const std::string& device) {
+  WW_CHECK(device == "cpu" || device == "cuda", "kernel_for: unknown device '", device,
+           "'; supported: cpu, cuda");
+  const std::string cpu = cpu_kernel_for(op);
+  if (device == "cpu") return cpu;
+  const std::string problem = cuda_info().problem;
+  WW_CHECK(problem.empty(), "kernel_for: '", op, "' cannot run on cuda: ", problem);
+  for (const CudaKernelInfo& kernel : cuda_kernels())
+    if (op == kernel.op) return "cuda:sm_" + std::to_string(kernel.arch);
+  fail("kernel_for: '", op, "' has no CUDA kernel; supported devices: cpu");
+}
+
+py::dict cuda_info_dict() {
+  const CudaInfo info = cuda_info();
+  py::dict out;
+  out["built"] = info.built, out["loaded"] = info.loaded, out["archs"] = info.archs;
+  out["device_count"] = info.device_count, out["problem"] = info.problem;
+  return out;
 }
 
 py::dict build_info() {
@@ -53,14 +76,15 @@ py::dict build_info() {
   info["compiler"] = WW_COMPILER;
   info["torch_headers"] = WW_TORCH_HEADERS;
   info["torch_minimum"] = "2.10";
-  info["cuda_archs"] = WW_CUDA_ARCHS;
+  info["cuda_archs"] = cuda_info().archs;
   return info;
 }
 
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 FloatArray run_vector_math(const std::string& name, const FloatArray& x) {
-  static constexpr const char* kNames[] = {"exp", "log1p", "softplus", "sigmoid", "silu", "round_bf16", "round_f16"};
+  static constexpr const char* kNames[] = {"exp", "log1p", "softplus", "sigmoid", "silu",
+                                           "silu_coarse", "round_bf16", "round_f16"};
   for (int i = 0; i < int(std::size(kNames)); ++i) {
     if (name != kNames[i]) continue;
     FloatArray out(x.size());
@@ -73,14 +97,16 @@ FloatArray run_vector_math(const std::string& name, const FloatArray& x) {
 template <typename T>
 py::array encode_as(const FloatArray& x) {
   py::array_t<decltype(T::bits)> out(x.size());
-  for (py::ssize_t i = 0; i < x.size(); ++i) out.mutable_data()[i] = from_float<T>(x.data()[i]).bits;
+  for (py::ssize_t i = 0; i < x.size(); ++i)
+    out.mutable_data()[i] = from_float<T>(x.data()[i]).bits;
   return out;
 }
 
 template <typename T>
 FloatArray decode_as(const py::array_t<decltype(T::bits), py::array::c_style>& codes) {
   FloatArray out(codes.size());
-  for (py::ssize_t i = 0; i < codes.size(); ++i) out.mutable_data()[i] = to_float(T{codes.data()[i]});
+  for (py::ssize_t i = 0; i < codes.size(); ++i)
+    out.mutable_data()[i] = to_float(T{codes.data()[i]});
   return out;
 }
 
@@ -93,19 +119,31 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   cpu_isa();  // a bad WARPWEAVE_CPU_ISA fails the import, not the first op
 
   m.doc() = "Host-side API of warpweave's kernels; importing it registers torch.ops.warpweave.";
-  m.def("build_info", &build_info, "Version, compiler, torch headers and CUDA architectures of this build.");
-  m.def("cpu_isa", [] { return isa_name(cpu_isa()); }, "The instruction set that CPU kernels use now.");
-  m.def("cpu_isas", [] {
-    std::vector<std::string> names;
-    for (int i = 0; i <= int(best_cpu_isa()); ++i) names.push_back(isa_name(Isa(i)));
-    return names;
-  }, "The instruction sets this machine can run, lowest first.");
-  m.def("set_cpu_isa", [](const std::string& name) { set_cpu_isa(name.c_str()); }, py::arg("name"),
-        "Use no instruction set above this one. ValueError if unknown or not supported here.");
-  m.def("kernels", &kernels, "The registry: one dict of op, target and dtypes a compiled kernel.");
-  m.def("kernel_for", &kernel_for, py::arg("op"), py::arg("device") = "cpu", "The target that a call will take.");
+  m.def("build_info", &build_info,
+        "Version, compiler, torch headers and CUDA architectures of this build.");
+  m.def(
+      "cpu_isa", [] { return isa_name(cpu_isa()); },
+      "The instruction set that CPU kernels use now.");
+  m.def(
+      "cpu_isas",
+      [] {
+        std::vector<std::string> names;
+        for (int i = 0; i <= int(best_cpu_isa()); ++i) names.push_back(isa_name(Isa(i)));
+        return names;
+      },
+      "The instruction sets this machine can run, lowest first.");
+  m.def(
+      "set_cpu_isa", [](const std::string& name) { set_cpu_isa(name.c_str()); }, py::arg("name"),
+      "Use no instruction set above this one. ValueError if unknown or not supported here.");
+  m.def("kernels", &kernels,
+        "The registry: a dict for each compiled kernel, with at least its op and target.");
+  m.def("kernel_for", &kernel_for, py::arg("op"), py::arg("device") = "cpu",
+        "The target that a call will take. ValueError if it cannot run there, with the reason.");
+  m.def("cuda_info", &cuda_info_dict,
+        "Whether CUDA ops can run: built, loaded, archs, device_count, problem.");
 
-  py::module_ numerics = m.def_submodule("numerics", "Scalar and vector numerics of the kernels, for tests.");
+  py::module_ numerics =
+      m.def_submodule("numerics", "Scalar and vector numerics of the kernels, for tests.");
   numerics.def("vector_math", &run_vector_math, py::arg("name"), py::arg("x"));
   numerics.def("encode_bf16", &encode_as<bf16_t>);
   numerics.def("encode_f16", &encode_as<f16_t>);

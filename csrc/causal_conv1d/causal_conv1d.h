@@ -37,7 +37,9 @@ struct CausalConv1dParams {
 
 void causal_conv1d_check(const CausalConv1dParams& p);  // throws ww::Error on what the contract forbids
 void causal_conv1d_cpu(const CausalConv1dParams& p);
-// Exported by libwarpweave_cuda.so; see core/cuda_api.h.
-// int ww_causal_conv1d(const CausalConv1dParams*, void* stream)
 
 }  // namespace ww
+
+// In libwarpweave_cuda.so; core/cuda_api.h says how launchers behave. cu_seqlens stays on the device and
+// cannot be refused there: invalid offsets give wrong numbers, but no access outside the tensors.
+extern "C" int ww_causal_conv1d(const ww::CausalConv1dParams* p, void* stream);

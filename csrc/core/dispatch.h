@@ -15,13 +15,6 @@ struct Type { using type = T; };
 template <int V>
 struct Int { static constexpr int value = V; };
 
-template <typename T>
-static constexpr DType dtype_of = DType::f32;
-template <>
-constexpr DType dtype_of<bf16_t> = DType::bf16;
-template <>
-constexpr DType dtype_of<f16_t> = DType::f16;
-
 template <typename... Ts, typename F>
 static inline void dispatch_dtype(DType dtype, F&& f) {
   const bool hit = ((dtype == dtype_of<Ts> ? (f(Type<Ts>{}), true) : false) || ...);

@@ -50,7 +50,7 @@ struct Carver {
   size_t used = 0;
 
   template <typename T>
-  T* take(int64_t count) {
+  __attribute__((always_inline)) T* take(int64_t count) {  // never a symbol of a per-ISA object
     T* piece = reinterpret_cast<T*>(base + used);
     used += (size_t(count) * sizeof(T) + 63) / 64 * 64;
     return piece;

@@ -6,7 +6,7 @@
 
 namespace ww {
 
-enum class VectorFn { exp, log1p, softplus, sigmoid, silu, round_bf16, round_f16 };
+enum class VectorFn { exp, log1p, softplus, sigmoid, silu, silu_coarse, round_bf16, round_f16 };
 
 struct VectorMath {
   VectorFn fn;

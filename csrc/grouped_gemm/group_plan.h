@@ -13,7 +13,7 @@ constexpr int kDotRows = 4;     // a group of at most this many tokens is not pa
 struct Group {                  // non-empty, in ascending order of expert
   int64_t expert, begin, rows;  // sorted rows [begin, begin + rows)
   int64_t first_unit;           // of its packed tokens, or -1
-  bool packed() const { return first_unit >= 0; }
+  __attribute__((always_inline)) bool packed() const { return first_unit >= 0; }
 };
 
 struct TokenUnit {              // at most kTokenUnit rows of one packed group

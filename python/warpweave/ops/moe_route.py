@@ -20,13 +20,14 @@ def moe_route(
     normalize: bool = True,
     scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Sigmoid router with a load-balancing bias: s = sigmoid(x weightᵀ), indices = top_k of s + bias.
+    """Sigmoid router: s = sigmoid(x weightᵀ), indices = the top_k of s + correction_bias.
 
     Args:
-        x: (..., d) float32 or bfloat16. Rows of neighbouring elements with one stride between them are
-            read where they lie; other strides cost one copy, and so for weight.
+        x: (..., d) float32 or bfloat16. Rows of neighbouring elements with one stride between them
+            are read where they lie; other strides cost one copy, and so for weight.
         weight: (E, d), dtype of x or float32, E up to 1024.
-        correction_bias: (E,) float32, or None for zeros. It decides who is chosen, not the weights.
+        correction_bias: (E,) float32, or None for zeros: it balances the load by deciding who is
+            chosen, and is no part of the weights.
         top_k: experts a token.
         n_group: divides E. With several groups, a group's score is the sum of its two best choices.
         topk_group: only experts of so many best groups take part.
@@ -37,10 +38,10 @@ def moe_route(
         weights (..., top_k) float32, s of the chosen experts without the bias; indices (..., top_k)
         int32, in descending order of choice.
 
-    fp32 throughout. Ties go to the lowest index; a NaN ranks above every number, as in torch.sort, so
-    that it shows in the weights. A token's result does not depend on the batch it comes in. Errors:
-    ValueError naming the argument; NotImplementedError if an input requires grad. The bias is that of
-    arXiv 2408.15664, groups are those of arXiv 2412.19437, section 2.1.
+    fp32 throughout. Ties go to the lowest index; a NaN ranks above every number, as in torch.sort,
+    so that it shows in the weights. A token's result does not depend on the batch it comes in.
+    Errors: ValueError naming the argument; NotImplementedError if an input requires grad. The bias
+    is that of arXiv 2408.15664, the groups are those of arXiv 2412.19437, section 2.1.
     """
     refuse_grad("moe_route", x, weight, correction_bias)
     pair: tuple[Tensor, Tensor] = _op(

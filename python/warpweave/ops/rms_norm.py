@@ -29,14 +29,14 @@ def rms_norm(
         eps: added to the mean of the squares.
         residual: (..., D), dtype of x: v = x + residual, rounded to x's dtype.
         gate: (..., D), dtype of x: v = x * silu(gate), in fp32. The gate comes before the norm.
-        group_size: a divisor of D; the mean is taken over each group of so many elements. Default D.
+        group_size: a divisor of D: the mean is over each group of so many elements. Default D.
 
     Returns:
         out (..., D) in x's dtype, contiguous; with residual (out, v).
 
-    fp32 inside, one rounding. Errors: ValueError naming the argument, also if both residual and gate
-    are given; NotImplementedError if an input requires grad. RMSNorm is arXiv 1910.07467; the gated
-    form per group is that of Mamba-2 (arXiv 2405.21060, section 7).
+    fp32 inside, one rounding. Errors: ValueError naming the argument, also if both residual and
+    gate are given; NotImplementedError if an input requires grad. RMSNorm is arXiv 1910.07467; the
+    gated form per group is that of Mamba-2 (arXiv 2405.21060, section 7).
     """
     refuse_grad("rms_norm", x, weight, residual, gate)
     if residual is None:

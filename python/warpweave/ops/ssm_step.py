@@ -29,7 +29,8 @@ def ssm_step(
 ) -> Tensor:
     """The next token, or tokens, of ssd_scan, with the state updated in place.
 
-    With s = clamp(softplus(dt + dt_bias), dt_limit), the softplus only if dt_softplus, and g = h // (H/G):
+    With s = clamp(softplus(dt + dt_bias), dt_limit), the softplus only if dt_softplus, and with
+    g = h // (H/G):
 
         state[h,p,:] = exp(s_h A_h) state[h,p,:] + s_h x[h,p] B[g,:]
         out[h,p] = (state[h,p,:] · C[g,:] + D_h x[h,p]) * silu(z[h,p])
@@ -45,23 +46,25 @@ def ssm_step(
         dt_bias: (H,), any of those dtypes.
         dt_softplus: take the softplus of dt + dt_bias; above 20 it is the identity.
         dt_limit: the range s is clamped to.
-        state_indices: (B,) int32, the slot of each row. A negative index is padding: its output is 0
-            and no state is touched. On the CPU a slot given twice or out of range is refused; on CUDA
-            that is the caller's promise.
+        state_indices: (B,) int32, the slot of each row. A negative index is padding: its output is
+            0 and no state is touched. On the CPU a slot given twice or out of range is refused; on
+            CUDA that is the caller's promise.
         intermediate_states: (B, T, H, P, N), dtype of state, is written with the state after each
             token, for speculative decoding. Rows of padding are left alone.
 
     Returns:
         out, shaped as x, in x's dtype, contiguous.
 
-    Any strides, read and written where they lie. The state is read once, fp32 inside, and rounded once
-    at the end and for each intermediate. Errors: ValueError naming the argument, before anything is
-    written; NotImplementedError if an input requires grad. The recurrence is arXiv 2405.21060, section 2.
+    Any strides, read and written where they lie. The state is read once, fp32 inside, and rounded
+    once at the end and for each intermediate. Errors: ValueError naming the argument, before
+    anything is written; NotImplementedError if an input requires grad. The recurrence is that of
+    arXiv 2405.21060, section 2.
     """
     refuse_grad("ssm_step", state, x, dt, A, B, C, D, z, dt_bias)
     out: Tensor = _op(
-        state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, *dt_limit, state_indices, intermediate_states
-    )
+        state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, *dt_limit,
+        state_indices, intermediate_states,
+    )  # fmt: skip
     return out
 
 

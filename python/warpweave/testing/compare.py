@@ -39,8 +39,9 @@ def _assert_anomalies(name: str, actual: Tensor, rounded: Tensor) -> None:
 
 
 def assert_accurate(
-    actual: Tensor, reference: Tensor, baseline: Tensor, *, name: str = "out", factor: float = 2.0
-) -> None:
+    actual: Tensor, reference: Tensor, baseline: Tensor, *, name: str = "out", factor: float = 2.0,
+    terms: Tensor | None = None,
+) -> None:  # fmt: skip
     """Assert that `actual` is at most `factor` times as wrong as `baseline`.
 
     reference: the result in float64. baseline: the same computation in plain torch in the dtype of
@@ -50,8 +51,12 @@ def assert_accurate(
     - each |actual - reference| <= factor * max(m * s, half ulp), where s is the larger of the
       element's own size and the root mean square of its row (last axis), and m the largest
       |baseline - reference| / s: an element may be as wrong, for its size, as the baseline's worst.
+      Where `terms` is given it takes the place of s: the sum of the magnitudes of the terms that
+      make up each element. That is what rounding errors of a long sum scale with, so an element
+      that came out small by cancellation is not held to its own size.
 
-    The half ulp (of the dtype, at the reference) is there because a baseline can be exact by luck.
+    The half ulp (of the dtype, at the reference) is there because a baseline can be exact by luck;
+    with `terms` it is at least one fp32 ulp of them, what exp and softplus inside the terms owe.
     Raises AssertionError naming the worst element.
     """
     _same_kind(name, actual, reference, "the reference")
@@ -70,9 +75,13 @@ def assert_accurate(
     base = torch.where(finite & torch.isfinite(baseline), baseline.double() - ref, 0.0).abs()
     info = torch.finfo(actual.dtype)
     half_ulp = (ref.abs().clamp(min=info.tiny)) * (info.eps / 2)
+    if terms is not None:
+        size = torch.where(finite, terms.double(), 0.0).clamp(min=info.tiny)
+        half_ulp = torch.maximum(half_ulp, size * torch.finfo(torch.float32).eps)
+    else:
+        size = ref.abs() if ref.dim() == 0 else ref.square().mean(-1, keepdim=True).sqrt()
+        size = torch.maximum(ref.abs(), size).clamp(min=info.tiny)
     bound_norm = factor * max(float(base.norm()), float(half_ulp.norm()))
-    size = ref.abs() if ref.dim() == 0 else ref.square().mean(-1, keepdim=True).sqrt()
-    size = torch.maximum(ref.abs(), size).clamp(min=info.tiny)
     bound = factor * torch.maximum((base / size).max() * size, half_ulp)
     worst = int((err / bound).argmax())
     at = _index(err, worst)
@@ -91,37 +100,39 @@ def assert_accurate(
 
 
 def assert_unbiased(
-    actual: Tensor, reference: Tensor, baseline: Tensor, *, name: str = "out"
+    actual: Tensor, reference: Tensor, baseline: Tensor, *, name: str = "out", by_row: bool = False
 ) -> None:
     """Assert that a bf16 or fp16 result is rounded to nearest, not truncated or pushed one way.
 
     Elements that differ from the float64 reference rounded to nearest may be twice as many as the
     baseline's, and among them as many must lie above as below, and outwards as towards zero, each
-    within DEVIATIONS standard deviations of the binomial count. Raises AssertionError.
+    within DEVIATIONS standard deviations. With `by_row` the rows (last axis) count as the
+    independent draws rather than the elements: right where one rounded factor moves a whole row.
+    Raises AssertionError.
     """
     if actual.dtype not in (torch.bfloat16, torch.float16):
         raise TypeError(f"{name} has dtype {actual.dtype}, supported is bfloat16 or float16")
     _same_kind(name, actual, reference, "the reference")
     rounded = reference.to(actual.dtype)
     live = torch.isfinite(rounded) & torch.isfinite(actual)
-    a, r = actual[live].double(), rounded[live].double()
-    n = a.numel()
+    a = torch.where(live, actual, 0).double()
+    r = torch.where(live, rounded, 0).double()
+    n = int(live.sum())
     differ = int((a != r).sum())
-    expected = 2 * int((baseline[live].double() != r).sum())
+    expected = 2 * int((baseline[live].double() != r[live]).sum())
     allowed = expected + DEVIATIONS * sqrt(max(expected * (1 - min(1.0, expected / max(n, 1))), 1))
     if differ > allowed:
         raise AssertionError(
             f"{name}: {differ} of {n} elements are not the reference rounded to nearest, "
             f"allowed {allowed:.0f} (twice the baseline's)"
         )
-    for way, count in (
-        ("above", int((a > r).sum())),
-        ("outwards", int((a.abs() > r.abs()).sum())),
-    ):
-        if abs(2 * count - differ) > DEVIATIONS * sqrt(max(differ, 1)):
+    for way, signs in (("above", (a - r).sign()), ("outwards", (a.abs() - r.abs()).sign())):
+        draws = signs.sum(-1) if by_row and signs.dim() else signs
+        spread = DEVIATIONS * max(float(draws.square().sum().sqrt()), 1.0)
+        if abs(float(signs.sum())) > spread:
             raise AssertionError(
-                f"{name}: {count} of the {differ} elements that differ from the rounded reference "
-                f"lie {way}, expected {differ / 2:.0f} +- {DEVIATIONS * sqrt(differ) / 2:.0f}"
+                f"{name}: of the {differ} elements that differ from the rounded reference "
+                f"{float(signs.sum()):+.0f} more lie {way} than not, allowed +-{spread:.0f}"
             )
 
 

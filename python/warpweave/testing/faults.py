@@ -92,7 +92,7 @@ def truncate(op: Op) -> Op:
 
 
 def _spoil(t: Tensor) -> Tensor:
-    t = t.clone()
+    t = t.clone(memory_format=torch.contiguous_format)
     if t.numel():
         flat = t.view(-1)
         i = 2 * flat.numel() // 3

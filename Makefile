@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+# demo   build, and let the shipped model continue PROMPT; without a GPU no CUDA kernel is compiled
+# test   build everything that this machine has a compiler for, and run the tests
+# bench  run every benchmark against its roofline
+# lint   formatting, style and types
+# Each works in the virtual environment VENV, set up on the first use.
+PYTHON ?= python3
+VENV   ?= .venv
+PROMPT ?= It was a bright cold morning, and
+GPU    := $(wildcard /dev/nvidia0)
+TORCH  ?= torch==2.13.0
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip -q --disable-pip-version-check
+BUILD  := $(PIP) install --no-build-isolation -e
+
+.PHONY: demo test bench lint
+demo: $(VENV)/ready
+	$(if $(GPU),,WARPWEAVE_CUDA=OFF) $(BUILD) .
+	$(BIN)/warpweave generate "$(PROMPT)"
+
+test: $(VENV)/ready
+	$(BUILD) '.[test]'
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/ready
+	$(BUILD) .
+	for file in bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+lint: $(VENV)/ready
+	$(BUILD) '.[lint]'
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inc' 'csrc/*.cu' 'csrc/*.cuh' | \
+	  xargs $(BIN)/clang-format --dry-run -Werror
+
+$(VENV)/ready:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install $(TORCH)
+	$(PIP) install 'scikit-build-core>=0.11' 'pybind11>=3.0' cmake ninja
+	touch $@

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times an op against a roofline and a baseline that are measured in the same run.
+
+Every round times the roofline's own kernel, the op and the baseline one after the other, so that a
+busy machine slows all three; the median of the rounds is reported. Operands rotate through copies
+that together exceed the cache (`FOOTPRINT`), unless the case is marked warm.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+FOOTPRINT = 512 << 20  # bytes of rotating operands: above a shared last-level cache
+ROUNDS = 7
+SECONDS = 0.15  # of each timed stretch, at most
+clock = time.perf_counter  # or time.process_time, for one thread on a busy machine
+
+Args = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`run(*make())` moves `bytes` or does `flops`; `baseline(*make())` is `versus` in torch."""
+
+    shape: str
+    dtype: torch.dtype
+    make: Callable[[], Args]
+    run: Callable[..., Any]
+    versus: str
+    baseline: Callable[..., Any]
+    bytes: int = 0
+    flops: int = 0
+    bound: str = "copy"  # a key of ROOFLINES
+    warm: bool = False
+
+
+def nbytes(*values: Any) -> int:
+    """Bytes of all tensors among `values`."""
+    return sum(v.nbytes for v in values if isinstance(v, torch.Tensor))
+
+
+def copies(case: Case, footprint: int) -> list[Args]:
+    first = case.make()
+    count = 1 if case.warm else max(2, min(2000, footprint // max(1, nbytes(*first))))
+    clone = lambda v: v.clone() if isinstance(v, torch.Tensor) else v  # noqa: E731
+    return [first, *(tuple(map(clone, first)) for _ in range(count - 1))]
+
+
+def per_call(fn: Callable[..., Any], sets: list[Args], calls: int) -> float:
+    start = clock()
+    for i in range(calls):
+        fn(*sets[i % len(sets)])
+    return (clock() - start) / calls
+
+
+def calls_for(fn: Callable[..., Any], sets: list[Args]) -> int:
+    once = per_call(fn, sets, min(3, len(sets)))
+    return max(3, min(2 * len(sets) if len(sets) > 1 else 20000, int(SECONDS / once)))
+
+
+def rooflines() -> dict[str, tuple[Callable[[], Any], float]]:
+    """What the machine can do: a kernel of torch, and the GB or GFLOP of one call of it."""
+    source, target = torch.ones(1 << 26), torch.empty(1 << 26)
+    square = torch.randn(1024, 1024)
+    return {
+        "copy": (lambda: target.copy_(source), 2 * source.nbytes / 1e9),
+        "read": (lambda: torch.sum(source), source.nbytes / 1e9),
+        "fma": (lambda: square @ square, 2 * 1024**3 / 1e9),
+    }
+
+
+def measure(name: str, case: Case, roofs: dict[str, tuple[Callable[[], Any], float]],
+            footprint: int = FOOTPRINT) -> dict[str, Any]:  # fmt: skip
+    """One row: microseconds, GB/s or GFLOP/s, percent of the roofline, ratio to the baseline."""
+    from warpweave import _native
+
+    sets = copies(case, footprint)
+    roof, amount = roofs[case.bound]
+    plan = [(fn, calls_for(fn, sets)) for fn in (case.run, case.baseline)]
+    rounds = []
+    for _ in range(ROUNDS):
+        limit = amount / per_call(roof, [()], 1)
+        rounds.append((limit, *(per_call(fn, sets, calls) for fn, calls in plan)))
+    limit, seconds, base = (median(column) for column in zip(*rounds, strict=True))
+    rate = (case.flops if case.bound == "fma" else case.bytes) / seconds / 1e9
+    return {
+        "op": name, "shape": case.shape, "dtype": str(case.dtype).removeprefix("torch."),
+        "isa": _native.cpu_isa(), "threads": torch.get_num_threads(), "us": seconds * 1e6,
+        "rate": rate, "unit": "GFLOP/s" if case.bound == "fma" else "GB/s", "bound": case.bound,
+        "roofline": limit, "percent": 100 * rate / limit, "warm": case.warm,
+        "versus": case.versus, "ratio": base / seconds,
+    }  # fmt: skip
+
+
+def line(row: dict[str, Any]) -> str:
+    roofline = (
+        "warm, so no roofline" if row["warm"]
+        else f"{row['percent']:4.0f} % of {row['bound']} {row['roofline']:.1f}"
+    )  # fmt: skip
+    return (
+        f"{row['op']:<21} {row['shape']:<38} {row['dtype']:<9} {row['isa']:<11} "
+        f"{row['us']:>9.1f} us {row['rate']:>7.1f} {row['unit']:<7} {roofline:<22} "
+        f"{row['ratio']:>6.2f}x {row['versus']}"
+    )
+
+
+def run_cases(name: str, cases: Iterable[Case]) -> Iterable[dict[str, Any]]:
+    roofs = rooflines()
+    with torch.inference_mode():
+        for case in cases:
+            yield measure(name, case, roofs)

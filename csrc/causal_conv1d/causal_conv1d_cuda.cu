@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA kernels. A thread moves 16 bytes of x at a time and keeps taps, window and sums in registers;
+// there is no shared memory, and x is read once but for the W-1 inputs before a chunk.
+//
+//   channel_last   a thread owns a vector of channels and walks down a chunk of tokens; vectors of one
+//                  channel where C or a stride is no multiple of 16 bytes
+//   channel_first  a warp owns one channel and walks along a chunk, 32 vectors of tokens a step; a lane
+//                  gets the W-1 inputs before its own from the lane below
+//   final_states   a thread per element, after either
+#include "causal_conv1d/causal_conv1d.h"
+#include "core/cuda.h"
+#include "core/ptx.cuh"
+#include "core/vector.cuh"
+
+namespace ww {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kMinRows = 8;
+constexpr int kMaxRows = 64;     // tokens of a channel-last chunk: W-1 rows read again cost 5%
+constexpr int kMaxSteps = 8;     // steps of a channel-first chunk
+constexpr int kBlocksPerSm = 4;  // chunks are halved until there are as many blocks
+
+struct Task {
+  CausalConv1dParams p;
+  int64_t chunk;    // tokens
+  uint32_t chunks;  // of one batch row
+  uint32_t count;   // threads (channel_last) or warps; a 64-bit division would be a function call
+};
+
+// --- Sequences. cu_seqlens stays on the device: invalid offsets give wrong numbers, but every index that
+// comes from them is clamped, so no access leaves the tensors. ---
+
+struct Run {           // tokens of one sequence
+  int64_t begin, end;  // exact within W-1 before and up to `limit` after the token asked for
+  int64_t state;       // row of initial_states, or -1
+  bool padding;
+};
+
+__device__ inline int64_t cu_seqlen(const CausalConv1dParams& p, int64_t i) {
+  const int64_t t = p.cu_seqlens_is_int64 ? static_cast<const int64_t*>(p.cu_seqlens)[i]
+                                          : static_cast<const int32_t*>(p.cu_seqlens)[i];
+  return t < 0 ? 0 : (t > p.T ? p.T : t);
+}
+
+__device__ inline Run run_at(const CausalConv1dParams& p, int64_t b, int64_t t, int64_t limit) {
+  if (p.cu_seqlens) {
+    int64_t low = 0, high = p.num_seqs;  // the last sequence that starts at or before t
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      (cu_seqlen(p, middle) <= t ? low : high) = middle;
+    }
+    const int64_t begin = cu_seqlen(p, low), end = cu_seqlen(p, low + 1);
+    return {begin < t ? begin : t, end > t ? end : t + 1, low, false};
+  }
+  if (p.seq_idx) {
+    const int32_t* idx = p.seq_idx + b * p.seq_idx_stride_b;
+    int64_t begin = t, end = t + 1;
+    while (begin > 0 && t - begin < p.W - 1 && idx[begin - 1] == idx[t]) --begin;
+    while (end < limit && idx[end] == idx[t]) ++end;
+    return {begin, end, begin == 0 ? b : -1, idx[t] < 0};
+  }
+  return {0, p.T, b, false};
+}
+
+// The input at t as the taps of `run` see it, for t >= run.begin - (W-1).
+template <typename T>
+__device__ inline T input(const CausalConv1dParams& p, const Run& run, int64_t b, int64_t c,
+                          int64_t t) {
+  if (t >= run.begin)
+    return static_cast<const T*>(p.x)[b * p.x_stride_b + c * p.x_stride_c + t * p.x_stride_t];
+  if (!p.initial_states || run.state < 0) return T{};
+  const int64_t w = t - run.begin + p.W - 1;
+  return static_cast<const T*>(p.initial_states)[run.state * p.initial_stride_b +
+                                                 c * p.initial_stride_c + w * p.initial_stride_w];
+}
+
+// --- Arithmetic ---
+
+template <typename T>
+__device__ inline float parameter(const void* base, DType dtype, int64_t i) {
+  if (dtype == DType::f32) return static_cast<const float*>(base)[i];
+  return widen(static_cast<const T*>(base)[i]);
+}
+
+template <typename T>
+__device__ inline float load_tap(const CausalConv1dParams& p, int64_t c, int w) {
+  return parameter<T>(p.weight, p.weight_dtype, c * p.weight_stride_c + w * p.weight_stride_w);
+}
+
+template <typename T>
+__device__ inline float load_bias(const CausalConv1dParams& p, int64_t c) {
+  return p.bias ? parameter<T>(p.bias, p.weight_dtype, c) : 0.f;
+}
+
+// v * sigmoid(v) by exp of a negative number only: the denominator lies in [1, 2], and -inf * 0 is the NaN
+// of the definition. ex2.approx is far inside a 16-bit ulp; of half the exponent, and used twice, it is
+// not flushed to zero anywhere in bfloat16's range.
+template <typename T>
+__device__ inline float silu(float v) {
+  if constexpr (dtype_of<T> == DType::f32) {
+    const float e = expf(-fabsf(v));
+    return (v < 0.f ? v * e : v) * ptx::rcp_approx(1.f + e);
+  } else {
+    constexpr float kHalfLog2e = 0.72134752f;
+    const float root = ptx::ex2_approx(fabsf(v) * -kHalfLog2e);
+    return (v < 0.f ? v * root * root : v) * ptx::rcp_approx(fmaf(root, root, 1.f));
+  }
+}
+
+template <typename T, int V>
+__device__ inline Packed<T, V> finish(float (&acc)[V], bool activate) {
+  if (activate)
+#pragma unroll
+    for (int i = 0; i < V; ++i) acc[i] = silu<T>(acc[i]);
+  return narrow<T, V>(acc);
+}
+
+// --- Channels in the vector ---
+
+template <typename T, int V, int W>
+__global__ void __launch_bounds__(kThreads, 4) channel_last(const __grid_constant__ Task task) {
+  constexpr int kGroup = W == 3 ? 6 : 4;  // rows in flight, 64 bytes or more; a multiple of W
+  const CausalConv1dParams& p = task.p;
+  const uint32_t id = blockIdx.x * kThreads + threadIdx.x;
+  if (id >= task.count) return;
+  const uint32_t vectors = uint32_t(p.C / V), row = id / vectors;
+  const int64_t c = int64_t(id % vectors) * V, b = row / task.chunks;
+  const int64_t t0 = row % task.chunks * task.chunk;
+  const int64_t t1 = t0 + task.chunk < p.T ? t0 + task.chunk : p.T;
+
+  float tap[W][V], bias[V];
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    bias[i] = load_bias<T>(p, c + i);
+#pragma unroll
+    for (int w = 0; w < W; ++w) tap[w][i] = load_tap<T>(p, c + i, w);
+  }
+
+  for (int64_t t = t0, end; t < t1; t = end) {
+    const Run run = run_at(p, b, t, t1);
+    end = run.end < t1 ? run.end : t1;
+    const T* x = static_cast<const T*>(p.x) + b * p.x_stride_b + t * p.x_stride_t + c;
+    T* out = static_cast<T*>(p.out) + b * p.out_stride_b + t * p.out_stride_t + c;
+    if (run.padding) {
+      for (int64_t n = end - t; n > 0; --n, out += p.out_stride_t) store_packed<T, V>(out, {});
+      continue;
+    }
+    // The last W inputs in a ring: token k of a group goes to slot (k + W-1) % W.
+    float window[W][V];
+#pragma unroll
+    for (int w = 0; w < W - 1; ++w)
+#pragma unroll
+      for (int i = 0; i < V; ++i) window[w][i] = widen(input<T>(p, run, b, c + i, t - (W - 1) + w));
+
+#pragma unroll 1
+    for (int n = int(end - t); n > 0; n -= kGroup) {
+      Packed<T, V> raw[kGroup];
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k, x += p.x_stride_t)
+        if (k < n) raw[k] = load_packed<T, V>(x);
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k, out += p.out_stride_t) {
+        if (k >= n) break;
+        float acc[V];
+        widen<T>(raw[k], window[(k + W - 1) % W]);
+#pragma unroll
+        for (int i = 0; i < V; ++i) {
+          acc[i] = bias[i];
+#pragma unroll
+          for (int w = 0; w < W; ++w) acc[i] = fmaf(tap[w][i], window[(k + w) % W][i], acc[i]);
+        }
+        store_packed<T, V>(out, finish<T, V>(acc, p.silu));
+      }
+    }
+  }
+}
+
+// --- Time in the vector ---
+
+constexpr int kLanes = 32;
+
+// Whether tokens [begin, end) and the W-1 before them are one sequence, so that no tap needs a look.
+// The lane answers for the `n` tokens from t.
+__device__ inline bool one_sequence(const CausalConv1dParams& p, int64_t b, int64_t begin,
+                                    int64_t end, int64_t t, int n, Run& run) {
+  if (p.cu_seqlens) {
+    if (begin >= run.end) run = run_at(p, b, begin, end);
+    return run.end >= end && (run.begin <= begin - (p.W - 1) || begin == 0);
+  }
+  if (!p.seq_idx) return true;
+  const int32_t* idx = p.seq_idx + b * p.seq_idx_stride_b;
+  bool same = idx[begin] >= 0;
+  for (int64_t s = t - (p.W - 1); s < t + n; ++s)
+    if (s >= 0 && s < end) same = same && idx[s] == idx[begin];
+  return __all_sync(~0u, same);
+}
+
+template <typename T, int W>
+__global__ void __launch_bounds__(kThreads, 6) channel_first(const __grid_constant__ Task task) {
+  constexpr int V = kVector<T>;
+  const CausalConv1dParams& p = task.p;
+  const uint32_t id = blockIdx.x * (kThreads / kLanes) + threadIdx.x / kLanes;
+  const int lane = threadIdx.x % kLanes;
+  if (id >= task.count) return;  // whole warps
+  const uint32_t row = id / task.chunks;
+  const int64_t b = row / uint32_t(p.C), c = row % uint32_t(p.C);
+  const T* x = static_cast<const T*>(p.x) + b * p.x_stride_b + c * p.x_stride_c;
+  T* out = static_cast<T*>(p.out) + b * p.out_stride_b + c * p.out_stride_c;
+
+  // Vectors start where x is aligned, `lead` tokens before the first: rows of odd length stay wide.
+  const int lead = int(reinterpret_cast<uintptr_t>(x) % 16 / sizeof(T));
+  const bool wide = lead == int(reinterpret_cast<uintptr_t>(out) % 16 / sizeof(T));
+  const int64_t start = id % task.chunks * task.chunk - lead;
+  const int64_t t0 = start > 0 ? start : 0;
+  const int64_t t1 = start + task.chunk < p.T ? start + task.chunk : p.T;
+  if (t0 >= t1) return;
+
+  float tap[W];
+#pragma unroll
+  for (int w = 0; w < W; ++w) tap[w] = load_tap<T>(p, c, w);
+  const float bias = load_bias<T>(p, c);
+
+  const Run first_run = run_at(p, b, t0, t0);
+  auto input_or_zero = [&](int64_t t) {
+    return t < t1 && t >= first_run.begin - (W - 1) ? input<T>(p, first_run, b, c, t) : T{};
+  };
+  // What lane 0 needs from before the step, held by lane 31, which is below it when lanes rotate.
+  float before[W - 1];
+#pragma unroll
+  for (int w = 0; w < W - 1; ++w) before[w] = widen(input_or_zero(start - (W - 1) + w));
+
+  Run run = first_run;
+#pragma unroll 1
+  for (int64_t step = start; step < t1; step += kLanes * V) {
+    const int64_t end = step + kLanes * V < t1 ? step + kLanes * V : t1;
+    const int64_t t = step + lane * V;
+    const bool whole = wide && t >= t0 && t + V <= t1;
+    union {
+      uint4 words;
+      T element[V];
+    } data;
+    if (whole) {
+      data.words = load_packed<T, V>(x + t);
+    } else {
+#pragma unroll
+      for (int i = 0; i < V; ++i) data.element[i] = input_or_zero(t + i);
+    }
+    float v[W - 1 + V], acc[V];
+    widen<T>(data.words, v + W - 1);
+#pragma unroll
+    for (int w = 0; w < W - 1; ++w) {
+      const float last = lane == kLanes - 1 ? before[w] : v[V + w];
+      v[w] = __shfl_sync(~0u, last, (lane + kLanes - 1) % kLanes);
+      before[w] = v[V + w];
+    }
+    if (!one_sequence(p, b, step > 0 ? step : 0, end, t, V, run)) {
+#pragma unroll 1
+      for (int64_t s = t > t0 ? t : t0; s < t + V && s < t1; ++s) {
+        const Run own = run_at(p, b, s, s);
+        float sum[1] = {bias};
+#pragma unroll
+        for (int w = 0; w < W; ++w)
+          sum[0] = fmaf(tap[w], widen(input<T>(p, own, b, c, s - (W - 1) + w)), sum[0]);
+        out[s] = own.padding ? T{} : finish<T, 1>(sum, p.silu);
+      }
+      continue;
+    }
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      acc[i] = bias;
+#pragma unroll
+      for (int w = 0; w < W; ++w) acc[i] = fmaf(tap[w], v[i + w], acc[i]);
+    }
+    data.words = finish<T, V>(acc, p.silu);
+    if (whole) {
+      store_packed<T, V>(out + t, data.words);
+    } else {
+#pragma unroll
+      for (int i = 0; i < V; ++i)
+        if (t + i >= t0 && t + i < t1) out[t + i] = data.element[i];
+    }
+  }
+}
+
+// --- The last W-1 inputs of each sequence ---
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) final_states(const __grid_constant__ Task task) {
+  const CausalConv1dParams& p = task.p;
+  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= p.num_seqs * p.C * (p.W - 1)) return;
+  const int64_t w = i % (p.W - 1), c = i / (p.W - 1) % p.C, row = i / (p.W - 1) / p.C;
+  const int64_t b = p.cu_seqlens ? 0 : row;
+  Run run{0, p.T, row, false};
+  if (p.cu_seqlens) {
+    run.begin = cu_seqlen(p, row);
+    run.end = cu_seqlen(p, row + 1);
+  } else if (p.seq_idx && p.T > 0) {
+    run = run_at(p, b, p.T - 1, p.T);
+  }
+  const int64_t t = run.end - (p.W - 1) + w;
+  const bool reachable = t >= run.begin - (p.W - 1) && !run.padding;
+  static_cast<T*>(p.final_states)[i] = reachable ? input<T>(p, run, b, c, t) : T{};
+}
+
+// --- Launch: tables by dtype (the order of DType) and width ---
+
+#define WW_WIDTHS(name, dtype, kernel, ...)                         \
+  {                                                                 \
+      {"causal_conv1d", name " W2", dtype, kernel<__VA_ARGS__, 2>}, \
+      {"causal_conv1d", name " W3", dtype, kernel<__VA_ARGS__, 3>}, \
+      {"causal_conv1d", name " W4", dtype, kernel<__VA_ARGS__, 4>}, \
+  }
+
+const CudaKernel<Task> kChannelLast[3][3] = {
+    WW_WIDTHS("channel_last", "float32", channel_last, float, kVector<float>),
+    WW_WIDTHS("channel_last", "bfloat16", channel_last, bf16_t, kVector<bf16_t>),
+    WW_WIDTHS("channel_last", "float16", channel_last, f16_t, kVector<f16_t>),
+};
+const CudaKernel<Task> kChannelLastNarrow[3][3] = {
+    WW_WIDTHS("channel_last unaligned", "float32", channel_last, float, 1),
+    WW_WIDTHS("channel_last unaligned", "bfloat16", channel_last, bf16_t, 1),
+    WW_WIDTHS("channel_last unaligned", "float16", channel_last, f16_t, 1),
+};
+const CudaKernel<Task> kChannelFirst[3][3] = {
+    WW_WIDTHS("channel_first", "float32", channel_first, float),
+    WW_WIDTHS("channel_first", "bfloat16", channel_first, bf16_t),
+    WW_WIDTHS("channel_first", "float16", channel_first, f16_t),
+};
+const CudaKernel<Task> kFinalStates[3] = {
+    {"causal_conv1d", "final_states", "float32", final_states<float>},
+    {"causal_conv1d", "final_states", "bfloat16", final_states<bf16_t>},
+    {"causal_conv1d", "final_states", "float16", final_states<f16_t>},
+};
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Every vector of channels of x and out starts on 16 bytes.
+bool channels_are_wide(const CausalConv1dParams& p, int64_t vector) {
+  for (const void* base : {p.x, static_cast<const void*>(p.out)})
+    if (reinterpret_cast<uintptr_t>(base) % 16) return false;
+  for (int64_t n : {p.C, p.x_stride_b, p.x_stride_t, p.out_stride_b, p.out_stride_t})
+    if (n % vector) return false;
+  return true;
+}
+
+cudaError_t launch_conv(const CausalConv1dParams& p, cudaStream_t stream) {
+  const int dtype = int(p.dtype), width = int(p.W) - 2;
+  if (dtype < 0 || dtype > 2 || width < 0 || width > 2) return cudaErrorInvalidValue;
+  if (p.B == 0 || p.C == 0 || p.T == 0) return cudaSuccess;
+  int sms;
+  const cudaError_t status = multiprocessors(&sms);
+  if (status != cudaSuccess) return status;
+
+  const int64_t vector = p.dtype == DType::f32 ? kVector<float> : kVector<bf16_t>;
+  const bool last = p.x_stride_c == 1 && p.out_stride_c == 1;
+  const bool wide = last && channels_are_wide(p, vector);
+  const int64_t units = p.B * p.C / (wide ? vector : 1);  // threads or warps of a chunk
+  const int64_t tokens = last ? p.T : p.T + vector - 1;   // with the lead
+  const int64_t shortest = last ? kMinRows : kLanes * vector;
+  const int64_t threads = last ? 1 : kLanes;
+  int64_t chunk = last ? kMaxRows : kMaxSteps * shortest, count;
+  for (;; chunk /= 2) {
+    count = units * divide_up(tokens, chunk);
+    if (chunk == shortest || count * threads >= int64_t(kBlocksPerSm) * sms * kThreads) break;
+  }
+  if (count > UINT32_MAX) return cudaErrorInvalidConfiguration;
+  const Task task{p, chunk, uint32_t(divide_up(tokens, chunk)), uint32_t(count)};
+  const auto& kernels = wide ? kChannelLast : (last ? kChannelLastNarrow : kChannelFirst);
+  return kernels[dtype][width].launch(divide_up(count * threads, kThreads), kThreads, stream, task);
+}
+
+cudaError_t launch_final_states(const CausalConv1dParams& p, cudaStream_t stream) {
+  const int64_t elements = p.final_states ? p.num_seqs * p.C * (p.W - 1) : 0;
+  return kFinalStates[int(p.dtype)].launch(divide_up(elements, kThreads), kThreads, stream,
+                                           {p, 0, 0, 0});
+}
+
+}  // namespace
+}  // namespace ww
+
+WW_EXPORT int ww_causal_conv1d(const ww::CausalConv1dParams* p, void* stream) {
+  const auto s = static_cast<cudaStream_t>(stream);
+  const cudaError_t status = ww::launch_conv(*p, s);
+  return status == cudaSuccess ? ww::launch_final_states(*p, s) : status;
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// What libwarpweave_cuda.so exports, besides one launcher an op:
+//
+//   int ww_<op>(const ww::<Op>Params*, void* stream)
+//
+// A launcher runs on the current device, asynchronously on `stream` (a cudaStream_t), checks the launch
+// and returns a cudaError_t: 0 is success. It trusts its params: the caller has run <op>_check on them.
+#pragma once
+
+#include <stdint.h>
+
+namespace ww {
+
+struct CudaKernelInfo {  // one compiled kernel
+  const char* op;
+  const char* variant;   // the template arguments, in words
+  const char* dtypes;
+  // What the current device runs; all 0 without a device.
+  int32_t arch;          // 90 for sm_90a
+  int32_t registers;
+  int32_t shared_bytes;  // static
+  int32_t local_bytes;   // a thread's: arrays that registers do not hold, and spills
+};
+
+}  // namespace ww
+
+extern "C" {
+const char* ww_version();
+const char* ww_error_string(int status);
+int ww_device_count(int* count);
+// Fills at most `capacity` rows and returns how many there are.
+int ww_kernels(ww::CudaKernelInfo* rows, int capacity);
+}

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+# WARPWEAVE_CUDA decides whether there is a target warpweave_cuda: libwarpweave_cuda.so, launchers with C
+# names over raw pointers. It links no torch and no driver, so it is built and loaded without a GPU.
+
+set_property(CACHE WARPWEAVE_CUDA PROPERTY STRINGS AUTO ON OFF PYPI)
+if(NOT WARPWEAVE_CUDA MATCHES "^(AUTO|ON|OFF|PYPI)$")
+  message(FATAL_ERROR "warpweave: WARPWEAVE_CUDA is '${WARPWEAVE_CUDA}'; supported: AUTO, ON, OFF, PYPI")
+endif()
+if(WARPWEAVE_CUDA STREQUAL "OFF")
+  message(STATUS "CUDA kernels: none (WARPWEAVE_CUDA=OFF)")
+  return()
+endif()
+
+if(WARPWEAVE_CUDA STREQUAL "PYPI")
+  find_package(NvidiaWheels REQUIRED)
+  set(CMAKE_CUDA_COMPILER ${NvidiaWheels_ROOT}/bin/nvcc)
+  set(CMAKE_CUDA_FLAGS_INIT "-L${NvidiaWheels_ROOT}/lib")  # nvcc itself looks into lib64 only
+else()
+  check_language(CUDA)
+  if(NOT CMAKE_CUDA_COMPILER)
+    if(WARPWEAVE_CUDA STREQUAL "ON")
+      message(FATAL_ERROR "warpweave: WARPWEAVE_CUDA=ON but there is no nvcc; "
+        "install CUDA 12.8 or newer, set CUDACXX, or use WARPWEAVE_CUDA=PYPI")
+    endif()
+    message(STATUS "CUDA kernels: none (no nvcc found)")
+    return()
+  endif()
+endif()
+
+set(CMAKE_CUDA_ARCHITECTURES ${WARPWEAVE_CUDA_ARCHS})
+enable_language(CUDA)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
+  message(FATAL_ERROR "warpweave: ${CMAKE_CUDA_COMPILER} is CUDA ${CMAKE_CUDA_COMPILER_VERSION}; "
+    "needs 12.8 or newer, or WARPWEAVE_CUDA=OFF")
+endif()
+string(REPLACE "-real" "" cuda_archs "${WARPWEAVE_CUDA_ARCHS}")
+string(REPLACE ";" " " cuda_archs "${cuda_archs}")
+message(STATUS "CUDA kernels: nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${cuda_archs}")
+
+set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 cannot ask nvcc for 20
+set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
+add_library(warpweave_cuda MODULE csrc/core/cuda.cu)
+target_include_directories(warpweave_cuda PRIVATE csrc)
+target_compile_definitions(warpweave_cuda PRIVATE WW_VERSION="${SKBUILD_PROJECT_VERSION}")
+target_compile_options(warpweave_cuda PRIVATE -Xfatbin=-compress-all -Xcompiler=-Wall,-Wextra
+  $<$<BOOL:${WARPWEAVE_WERROR}>:-Werror=all-warnings>)
+target_link_options(warpweave_cuda PRIVATE ${WW_EXPORTS} -Wl,--gc-sections -Wl,--no-undefined)
+set_target_properties(warpweave_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+install(TARGETS warpweave_cuda LIBRARY DESTINATION warpweave)
+# For this one file, so that turning CUDA on or off compiles no other again.
+set_property(SOURCE csrc/bindings/cuda_library.cpp APPEND PROPERTY
+  COMPILE_DEFINITIONS WW_CUDA_ARCHS="${cuda_archs}")
