@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo model's corpus reader and recipe, and the checkpoint that ships."""
 
+import re
 import struct
 import zlib
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from tiny import tiny_config
-from warpweave.demo import corpus, train
+from warpweave.demo import MODEL_DIR, corpus, train
 from warpweave.model import Model
 
 
@@ -78,7 +79,7 @@ def test_an_epoch_reads_every_piece_once() -> None:
 
 
 def test_learning_rate_of_a_prolonged_run_agrees_until_the_decay() -> None:
-    short, long = train.Recipe(steps=2000), train.Recipe(steps=5000)
+    short, long = train.Recipe(steps=2000, decay=1000), train.Recipe(steps=5000, decay=1000)
     rates = [train.learning_rate(step, short) for step in range(2000)]
     assert rates[:1000] == [train.learning_rate(step, long) for step in range(1000)]
     assert rates[0] < rates[50] < rates[99] == rates[1000] == short.lr
@@ -87,23 +88,25 @@ def test_learning_rate_of_a_prolonged_run_agrees_until_the_decay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "steps", "allowed"),
-    [(500, 2000, True), (1000, 4000, True), (1100, 4000, False), (1100, 2000, True),
-     (2000, 2500, False), (900, 1500, False)],
+    ("at", "steps", "decay", "allowed"),
+    [(500, 2000, 1000, True), (1000, 4000, 1000, True), (1100, 4000, 1000, False),
+     (1100, 2000, 1000, True), (2000, 2500, 1000, False), (900, 1500, 1000, False),
+     (900, 1500, 500, True), (1100, 2000, 500, False)],
 )  # fmt: skip
-def test_only_an_undecided_run_changes_its_length(
-    tmp_path: Path, at: int, steps: int, allowed: bool
+def test_only_an_undecided_run_changes_its_end(
+    tmp_path: Path, at: int, steps: int, decay: int, allowed: bool
 ) -> None:
-    state: dict[str, Any] = {"recipe": asdict(train.Recipe(steps=2000)), "config": {}, "step": at}
-    torch.save(state, tmp_path / "state.pt")
-    fresh = state | {"recipe": asdict(train.Recipe(steps=steps)), "step": 0}
+    old, new = (asdict(train.Recipe(steps=n, decay=d)) for n, d in ((2000, 1000), (steps, decay)))
+    torch.save({"recipe": old, "config": {}, "step": at}, tmp_path / "state.pt")
+    fresh = {"recipe": new, "config": {}, "step": 0}
     if allowed:
         assert train.resume(tmp_path / "state.pt", fresh) == fresh | {"step": at}
     else:
         with pytest.raises(ValueError, match="another recipe"):
             train.resume(tmp_path / "state.pt", fresh)
-    with pytest.raises(ValueError, match="another recipe"):
-        train.resume(tmp_path / "state.pt", fresh | {"config": {"hidden_size": 1}})
+    for other in (fresh | {"config": {"hidden_size": 1}}, fresh | {"recipe": new | {"seed": 2}}):
+        with pytest.raises(ValueError, match="another recipe"):
+            train.resume(tmp_path / "state.pt", other)
 
 
 def test_routers_move_towards_balance() -> None:
@@ -122,3 +125,54 @@ def test_routers_move_towards_balance() -> None:
         train.balance(counts, 0.03)
     assert spread[0] >= 64 - 20
     assert spread[-1] < spread[0] / 2
+
+
+# The checkpoint that ships.
+
+# From the held-out end of Pride and Prejudice (1813).
+HELD_OUT = (
+    "Happy for all her maternal feelings was the day on which Mrs. Bennet got rid of her two most "
+    "deserving daughters. With what delighted pride she afterwards visited Mrs. Bingley, and "
+    "talked of Mrs. Darcy, may be guessed."
+)
+
+
+def shipped() -> tuple[Model, Tokenizer]:
+    tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
+    return Model.from_pretrained(MODEL_DIR, backend="reference", dtype=torch.float32), tokenizer
+
+
+def test_shipped_model_is_what_its_files_say() -> None:
+    model, tokenizer = shipped()
+    assert set(model.config.pattern) == set("M*E-")
+    assert model.config.moe_latent_size
+    assert model.config.parameters() == sum(p.numel() for p in model.state_dict().values())
+    assert model.config.parameters() <= 6_000_000
+    assert sum(file.stat().st_size for file in MODEL_DIR.iterdir()) <= 12_000_000
+    assert tokenizer.get_vocab_size() == model.config.vocab_size
+    assert [tokenizer.id_to_token(i) for i in range(3)] == train.SPECIAL
+    assert tokenizer.decode(tokenizer.encode(HELD_OUT).ids) == HELD_OUT
+    recipe = asdict(train.Recipe())
+    card = (MODEL_DIR / "README.md").read_text()
+    assert f"--steps {recipe['steps']} --decay {recipe['decay']}" in card
+
+
+def test_shipped_model_has_learned_english() -> None:
+    """Fewer bits for unseen text than for its words in reverse, and close to the card's figure."""
+    model, tokenizer = shipped()
+    card = (MODEL_DIR / "README.md").read_text()
+    figure = re.search(r"held-out bits per byte\*\* \| \*\*([0-9.]+)\*\*", card)
+    assert figure
+    bits = train.bits_per_byte(model, tokenizer, [HELD_OUT])
+    assert bits < float(figure[1]) + 0.3
+    assert train.bits_per_byte(model, tokenizer, [" ".join(HELD_OUT.split()[::-1])]) > bits + 0.8
+
+
+def test_shipped_model_writes_words() -> None:
+    """Greedy text repeats itself at worst; its words are words of the corpus, not letters."""
+    model, tokenizer = shipped()
+    ids = torch.tensor([tokenizer.encode("She had never been").ids])
+    text = tokenizer.decode(model.generate(ids, max_new_tokens=40)[0].tolist())
+    words = re.findall(r"[A-Za-z']+", text)
+    assert len(words) > 20
+    assert sum(len(tokenizer.encode(f" {word}").ids) == 1 for word in words) > 0.8 * len(words)

@@ -62,10 +62,10 @@ repository.
 {log}
 
 ## Reproduce
-`python -m warpweave.demo.train --out DIR{options}` on a machine with apt; `DIR/model` is this
-directory. A run that is interrupted continues when the command is given again. Floating-point
-sums depend on the machine and its thread count, so a repetition agrees in its figures, not in
-every bit.
+`python -m warpweave.demo.train --out DIR --steps {steps} --decay {decay}` on a machine with apt;
+`DIR/model` is this directory. A run that is interrupted continues when the command is given again.
+Floating-point sums depend on the machine and its thread count, so a repetition agrees in its
+figures, not in every bit.
 
 ## Samples
 Temperature 0.7, top-p 0.95, seed 1; the prompt is in bold.
@@ -87,7 +87,7 @@ def export(path: Path, state: dict[str, Any], tokenizer: Tokenizer) -> None:
 
     state: what `train` returns. The card's figures are measured on the written weights.
     """
-    from warpweave.demo.train import Recipe, bits_per_byte  # train imports this module
+    from warpweave.demo.train import bits_per_byte  # train imports this module
 
     config = Config.from_dict(state["config"])
     model = Model(config, dtype=torch.bfloat16, backend="reference")
@@ -121,7 +121,6 @@ def export(path: Path, state: dict[str, Any], tokenizer: Tokenizer) -> None:
         "log": "\n".join(
             f"| {s} | {a:.3f} | {b:.3f} |" for s, a, b in rows[:: max(1, len(rows) // 10)]
         ),
-        "options": "" if recipe["steps"] == Recipe.steps else f" --steps {recipe['steps']}",
         "samples": "\n\n".join(sample(model, tokenizer, prompt) for prompt in PROMPTS),
     }
     (path / "README.md").write_text(CARD.format(**(state | state["config"] | recipe | figures)))

@@ -40,13 +40,13 @@ class Recipe:
     """What decides the result beside the configuration and the corpus."""
 
     seed: int = 1
-    steps: int = 3000
+    steps: int = 2000
     batch: int = 8  # sequences
     length: int = 512  # tokens each
     lr: float = 2e-3
     final_lr: float = 5e-5
     warmup: int = 100  # steps
-    decay: int = 1000  # steps
+    decay: int = 900  # steps
     weight_decay: float = 0.1  # of matrices
     clip: float = 1.0
     bias_rate: float = 1e-3  # router bias update (arXiv 2408.15664)
@@ -123,15 +123,15 @@ def learning_rate(step: int, r: Recipe) -> float:
 
 
 def resume(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
-    """The saved state, if its recipe is the fresh one's or differs in steps not yet decided on."""
+    """The saved state, if its recipe is the fresh one's, or if the two only differ in an end that
+    neither has come near: before both begin to decay, every step is the same."""
     state: dict[str, Any] = torch.load(path)
-    steps = min(state["recipe"]["steps"], fresh["recipe"]["steps"])
-    undecided = state["step"] <= steps - fresh["recipe"]["decay"]
-    same = state["recipe"] == fresh["recipe"]
-    same |= undecided and state["recipe"] | {"steps": 0} == fresh["recipe"] | {"steps": 0}
-    if not same or state["config"] != fresh["config"]:
-        raise ValueError(f"{path} at step {state['step']} has another recipe: {state['recipe']}")
-    return state | {"recipe": fresh["recipe"]}
+    old, new = state["recipe"], fresh["recipe"]
+    undecided = state["step"] <= min(r["steps"] - r["decay"] for r in (old, new))
+    end = {"steps": new["steps"], "decay": new["decay"]} if undecided else {}
+    if old | end != new or state["config"] != fresh["config"]:
+        raise ValueError(f"{path} at step {state['step']} has another recipe: {old}")
+    return state | {"recipe": new}
 
 
 def bits_per_byte(model: Model, tokenizer: Tokenizer, texts: list[str], window: int = 512) -> float:
@@ -231,6 +231,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="state and result directory")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--decay", type=int, default=Recipe.decay, help="how many of them decay")
     parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -238,7 +239,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    state, tokenizer = train(args.out, Recipe(steps=args.steps), args.every, args.eager)
+    recipe = Recipe(steps=args.steps, decay=args.decay)
+    state, tokenizer = train(args.out, recipe, args.every, args.eager)
     export(args.out / "model", state, tokenizer)
 
 
