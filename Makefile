@@ -16,7 +16,7 @@ BUILD  := $(PIP) install --no-build-isolation -e
 .PHONY: demo test bench lint
 demo: $(VENV)/ready
 	$(if $(GPU),,WARPWEAVE_CUDA=OFF) $(BUILD) .
-	$(BIN)/warpweave generate "$(PROMPT)"
+	$(BIN)/warpweave generate "$(PROMPT)" --temperature 0.6 --top-p 0.9 --seed 1 --max-new-tokens 200
 
 test: $(VENV)/ready
 	$(BUILD) '.[test]'
@@ -24,7 +24,7 @@ test: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BUILD) .
-	for file in bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python bench/run.py
 
 lint: $(VENV)/ready
 	$(BUILD) '.[lint]'
