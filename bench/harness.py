@@ -26,18 +26,23 @@ Args = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """`run(*make())` moves `bytes` or does `flops`; `baseline(*make())` is `versus` in torch."""
+    """`run(*make())` moves `bytes` or does `flops`; `baseline(*make())` is `versus` in torch.
+
+    baseline None is one that cannot be imported here, as `versus` then says. `tokens` is what one
+    call takes in, where tokens per second mean something.
+    """
 
     shape: str
     dtype: torch.dtype
     make: Callable[[], Args]
     run: Callable[..., Any]
     versus: str
-    baseline: Callable[..., Any]
+    baseline: Callable[..., Any] | None
     bytes: int = 0
     flops: int = 0
     bound: str = "copy"  # a key of ROOFLINES
     warm: bool = False
+    tokens: int = 0
 
 
 def nbytes(*values: Any) -> int:
@@ -47,7 +52,7 @@ def nbytes(*values: Any) -> int:
 
 def copies(case: Case, footprint: int) -> list[Args]:
     first = case.make()
-    count = 1 if case.warm else max(2, min(2000, footprint // max(1, nbytes(*first))))
+    count = 1 if case.warm else min(2000, -(-footprint // max(1, nbytes(*first))))
     clone = lambda v: v.clone() if isinstance(v, torch.Tensor) else v  # noqa: E731
     return [first, *(tuple(map(clone, first)) for _ in range(count - 1))]
 
@@ -68,10 +73,12 @@ def rooflines() -> dict[str, tuple[Callable[[], Any], float]]:
     """What the machine can do: a kernel of torch, and the GB or GFLOP of one call of it."""
     source, target = torch.ones(1 << 26), torch.empty(1 << 26)
     square = torch.randn(1024, 1024)
+    narrow = torch.randn(2048, 2048).bfloat16()
     return {
         "copy": (lambda: target.copy_(source), 2 * source.nbytes / 1e9),
         "read": (lambda: torch.sum(source), source.nbytes / 1e9),
         "fma": (lambda: square @ square, 2 * 1024**3 / 1e9),
+        "fma_bf16": (lambda: narrow @ narrow, 2 * 2048**3 / 1e9),
     }
 
 
@@ -82,19 +89,21 @@ def measure(name: str, case: Case, roofs: dict[str, tuple[Callable[[], Any], flo
 
     sets = copies(case, footprint)
     roof, amount = roofs[case.bound]
-    plan = [(fn, calls_for(fn, sets)) for fn in (case.run, case.baseline)]
+    plan = [(fn, calls_for(fn, sets)) for fn in (case.run, case.baseline) if fn]
     rounds = []
     for _ in range(ROUNDS):
         limit = amount / per_call(roof, [()], 1)
         rounds.append((limit, *(per_call(fn, sets, calls) for fn, calls in plan)))
-    limit, seconds, base = (median(column) for column in zip(*rounds, strict=True))
-    rate = (case.flops if case.bound == "fma" else case.bytes) / seconds / 1e9
+    limit, seconds, *base = (median(column) for column in zip(*rounds, strict=True))
+    arithmetic = case.bound.startswith("fma")
+    rate = (case.flops if arithmetic else case.bytes) / seconds / 1e9
     return {
         "op": name, "shape": case.shape, "dtype": str(case.dtype).removeprefix("torch."),
         "isa": _native.cpu_isa(), "threads": torch.get_num_threads(), "us": seconds * 1e6,
-        "rate": rate, "unit": "GFLOP/s" if case.bound == "fma" else "GB/s", "bound": case.bound,
+        "rate": rate, "unit": "GFLOP/s" if arithmetic else "GB/s", "bound": case.bound,
         "roofline": limit, "percent": 100 * rate / limit, "warm": case.warm,
-        "versus": case.versus, "ratio": base / seconds,
+        "tokens_per_s": case.tokens / seconds, "versus": case.versus,
+        "ratio": base[0] / seconds if base else None,
     }  # fmt: skip
 
 
@@ -103,10 +112,12 @@ def line(row: dict[str, Any]) -> str:
         "warm, so no roofline" if row["warm"]
         else f"{row['percent']:4.0f} % of {row['bound']} {row['roofline']:.1f}"
     )  # fmt: skip
+    ratio = f"{row['ratio']:>6.2f}x" if row["ratio"] else "      -"
+    tokens = f"  {row['tokens_per_s']:.1f} tokens/s" if row["tokens_per_s"] else ""
     return (
         f"{row['op']:<21} {row['shape']:<38} {row['dtype']:<9} {row['isa']:<11} "
-        f"{row['us']:>9.1f} us {row['rate']:>7.1f} {row['unit']:<7} {roofline:<22} "
-        f"{row['ratio']:>6.2f}x {row['versus']}"
+        f"{row['us']:>9.1f} us {row['rate']:>7.1f} {row['unit']:<7} {roofline:<24} "
+        f"{ratio} {row['versus']}{tokens}"
     )
 
 
