@@ -179,7 +179,10 @@ def test_refusals() -> None:
             {"weight": case["weight"][:5]},
             r"'weight' has shape \(5, 4\), expected \(C, W\) = \(6, 4\)",
         ),
-        ({"weight": torch.zeros(6, 5, dtype=BF16)}, "'weight' has width 5; supported: 2, 3, 4"),
+        (
+            {"weight": torch.zeros(6, 5, dtype=BF16), "initial_states": None},
+            "'weight' has width 5; supported: 2, 3, 4",
+        ),
         ({"bias": case["bias"].float()}, "'bias' is float32; supported: bfloat16"),
         ({"activation": "gelu"}, "'activation' is 'gelu'; supported: None, 'silu'"),
         (

@@ -40,9 +40,14 @@ def make(
     }
 
 
+def check_one(op: kit.Op, case: Case) -> None:
+    # One rounding of a hidden activation moves a whole row of the result.
+    check_case(op, ref.latent_moe, case, by_row=True)
+
+
 def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
     for shape in SHAPES:
-        check_case(op, ref.latent_moe, make(*shape, dtype))
+        check_one(op, make(*shape, dtype))
 
 
 FAULTS: dict[str, kit.Fault] = {

@@ -36,12 +36,17 @@ def make(T: int, K: int, E: int, I: int, top_k: int, dtype: torch.dtype = BF16) 
     }
 
 
+def check_one(op: kit.Op, case: Case) -> None:
+    # One rounding of a hidden activation moves a whole row of the result.
+    check_case(op, ref.moe_mlp, case, by_row=True)
+
+
 def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
     for shape in SHAPES:
-        check_case(op, ref.moe_mlp, make(*shape, dtype))
+        check_one(op, make(*shape, dtype))
     case = make(*SHAPES[1], dtype)
     case["x"][3, 5] = float("nan")
-    check_case(op, ref.moe_mlp, case)
+    check_one(op, case)
 
 
 FAULTS: dict[str, kit.Fault] = {
@@ -84,7 +89,7 @@ def test_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.dtype) ->
 def test_all_tokens_to_one_expert(cpu_isa: str) -> None:
     case = make(90, 48, 3, 40, 1)
     case["indices"] = torch.full_like(case["indices"], 2)
-    check_case(ops.moe_mlp, ref.moe_mlp, case)
+    check_one(ops.moe_mlp, case)
     case["indices"] = torch.full_like(case["indices"], -1)
     kit.assert_same_bits(ops.moe_mlp(**case), torch.zeros(90, 48, dtype=BF16))
 
@@ -125,4 +130,4 @@ def test_opcheck_and_compile() -> None:
 @given(st.integers(0, 80), st.integers(1, 80), st.integers(1, 6), st.integers(1, 80), st.data())
 def test_any_shape(T: int, K: int, E: int, I: int, data: st.DataObject) -> None:  # noqa: E741
     top_k = data.draw(st.integers(1, E))
-    check_case(ops.moe_mlp, ref.moe_mlp, make(T, K, E, I, top_k))
+    check_one(ops.moe_mlp, make(T, K, E, I, top_k))

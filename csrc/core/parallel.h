@@ -27,11 +27,14 @@ static inline void parallel_for(int64_t n, int64_t grain, const F& f) {
       const_cast<F*>(&f));
 }
 
-// f(task) for tasks of unequal length: each thread takes the next one when it is free.
+// f(task) for tasks of unequal length: each thread takes the next one when it is free. `work` is the
+// multiply-adds of an average task: what is too little to pay for waking a thread stays on this one.
 template <typename F>
-static inline void parallel_tasks(int64_t n, const F& f) {
-  int64_t next = 0;
-  const int64_t workers = num_threads() < n ? num_threads() : n;
+static inline void parallel_tasks(int64_t n, int64_t work, const F& f) {
+  constexpr int64_t kWorkPerThread = 1 << 18;  // some 20 us of reading weights
+  int64_t next = 0, workers = 1 + n * work / kWorkPerThread;
+  if (workers > n) workers = n;
+  if (workers > num_threads()) workers = num_threads();
   parallel_for(workers, 1, [&](int64_t, int64_t) {
     for (int64_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < n;) f(i);
   });

@@ -135,7 +135,7 @@ inline void stage_weights(const T* weight, int64_t ldw, int rows, int64_t k, Ope
 // Packs the tokens of every unit; token(i) is the address of sorted row i.
 template <typename Op, typename Row>
 inline void pack_units(const GroupPlan& plan, const Row& token, int64_t k, Op* packed) {
-  parallel_tasks(plan.num_units, [&](int64_t u) {
+  parallel_tasks(plan.num_units, kTokenUnit * k, [&](int64_t u) {
     const TokenUnit& unit = plan.units[u];
     pack_columns<Op>([&](int64_t i) { return token(unit.begin + i); }, k, unit.rows,
                      packed + u * unit_size<Op>(k));
