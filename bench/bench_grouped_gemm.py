@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many tokens an expert, bound by multiply-adds, and decoding, bound by reading the weights.
+"""Decoding and small batches, bound by reading the weights, and large ones, by multiply-adds.
 
 The baseline is one dense matmul of the same FLOPs: of all tokens and one expert's weight, or, to
 read as many weights where that is the bound, of one expert's tokens and all weights.
@@ -17,7 +17,7 @@ from warpweave import ops
 
 # model, E (for Nano and Super a slice of their 128 and 512), N, K of the up projection
 MODELS = (("M", 32, 704, 1024), ("Nano-30B", 32, 1856, 2688), ("Super", 32, 2688, 1024))
-FEW = 16  # tokens an expert below which reading its weight is the bound
+FEW = 128  # tokens an expert, so FLOPs a byte in bf16, below which reading is the bound
 
 
 def case(model: str, sizes: tuple[int, ...], tokens: int, dtype: torch.dtype, act: Any) -> Case:

@@ -8,22 +8,19 @@ out). A prefilled one multiplies by the active weights; scan and attention are n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from itertools import cycle
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from harness import Case
 from warpweave import Config, Model
-from warpweave.model.cache import MambaState
+from warpweave.model.cache import Cache, MambaState
 
-try:
-    from transformers import NemotronHConfig, NemotronHForCausalLM
-except ImportError:
-    NemotronHForCausalLM = None
-
+HAVE_THEIRS = find_spec("transformers") is not None
 PROMPT = 2048
 M = Config(
     "MEMEM*EMEMEM*E", vocab_size=32768, hidden_size=1024, num_attention_heads=16,
@@ -32,51 +29,56 @@ M = Config(
 )  # fmt: skip
 
 
-def load_theirs(model: Model) -> Any:
-    """transformers' model around our tensors; None where it is not installed."""
-    if NemotronHForCausalLM is None:
-        return None
+@cache
+def models() -> tuple[Model, Any]:
+    """Ours, and transformers' around our tensors, or None where it is not installed."""
+    torch.manual_seed(0)
+    ours = Model(M, dtype=torch.bfloat16).eval().requires_grad_(False)
+    if not HAVE_THEIRS:
+        return ours, None
+    from transformers import NemotronHConfig, NemotronHForCausalLM
+
     values = M.to_dict() | {"time_step_limit": M.time_step_limit}  # as JSON spells infinity
     with torch.device("meta"):
         theirs = NemotronHForCausalLM(NemotronHConfig(**values))
-    tensors = {
-        name if name.startswith("lm_head.") else f"model.{name}": tensor
-        for name, tensor in model.state_dict().items()
-    }
+    tensors = {f"model.{name}": t for name, t in ours.state_dict().items()}
+    tensors["lm_head.weight"] = tensors.pop("model.lm_head.weight")
     theirs.load_state_dict(tensors, assign=True)
-    return theirs.eval().requires_grad_(False)
+    return ours, theirs.eval().requires_grad_(False)
 
 
-def decoder(step: Callable[[Tensor], Any]) -> Callable[[], Any]:
-    """One step a call, with a new random token each, so that the experts change."""
+def prefill(ours: Model, theirs: Any, ids: Any) -> Any:
+    past = ours.new_cache(capacity=PROMPT + 256)
+    ours(ids, cache=past, logits_to_keep=1)
+    return past
+
+
+def their_prefill(ours: Model, theirs: Any, ids: Any) -> Any:
+    return theirs(ids, use_cache=True, logits_to_keep=1).past_key_values
+
+
+def prefilled() -> tuple[Any, ...]:
+    """Both models, what they remember, and random tokens, so that the experts change."""
+    args = (*models(), torch.randint(M.vocab_size, (1, PROMPT)))
     tokens = cycle(torch.randint(M.vocab_size, (512, 1, 1)))
-    return lambda: step(next(tokens))
+    return *models(), prefill(*args), their_prefill(*args) if HAVE_THEIRS else None, tokens
 
 
 def cases() -> Iterator[Case]:
-    torch.manual_seed(0)
-    model = Model(M, dtype=torch.bfloat16).eval().requires_grad_(False)
-    theirs, versus = load_theirs(model), "transformers"
-    versus = versus if theirs else "transformers is missing"
-    prompt = torch.randint(M.vocab_size, (1, PROMPT))
+    versus = "transformers" if HAVE_THEIRS else "transformers is missing"
     head = M.vocab_size * M.hidden_size
     active = M.parameters(active=True) - head  # a token reads one row of the embedding
-    prefilled = (
-        None if theirs is None else lambda ids: theirs(ids, use_cache=True, logits_to_keep=1)
-    )
     yield Case(
-        f"M prefill (1, {PROMPT})", torch.bfloat16, lambda: (prompt,),
-        lambda ids: model(ids, cache=model.new_cache(), logits_to_keep=1), versus, prefilled,
+        f"M prefill (1, {PROMPT})", torch.bfloat16,
+        lambda: (*models(), torch.randint(M.vocab_size, (1, PROMPT))), prefill,
+        versus, their_prefill if HAVE_THEIRS else None,
         flops=2 * (active - head) * PROMPT, bound="fma_bf16", tokens=PROMPT,
     )  # fmt: skip
-    with torch.inference_mode():
-        cache = model.new_cache(capacity=PROMPT + 256)
-        model(prompt, cache=cache)
-        past = prefilled(prompt).past_key_values if prefilled else None
-    states = sum(s.nbytes() * (1 + isinstance(s, MambaState)) for s in cache.layers if s)
+    layers = Cache(M, dtype=torch.bfloat16, capacity=PROMPT).layers
+    states = sum(layer.nbytes() * (1 + isinstance(layer, MambaState)) for layer in layers if layer)
+    theirs = lambda _, theirs, __, past, ids: theirs(next(ids), past_key_values=past)  # noqa: E731
     yield Case(
-        f"M decode (1, 1) after {PROMPT}", torch.bfloat16, tuple,
-        decoder(lambda ids: model(ids, cache=cache)), versus,
-        decoder(lambda ids: theirs(ids, past_key_values=past, use_cache=True)) if theirs else None,
-        bytes=2 * active + states, bound="read", tokens=1,
+        f"M decode (1, 1) after {PROMPT}", torch.bfloat16, prefilled,
+        lambda ours, _, past, __, ids: ours(next(ids), cache=past), versus,
+        theirs if HAVE_THEIRS else None, bytes=2 * active + states, bound="read", tokens=1,
     )  # fmt: skip

@@ -6,6 +6,7 @@ triangle times x, 2*Q*N*P for C times the state and as much for the new state.
 """
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,11 +14,7 @@ import torch
 from harness import Case
 from warpweave import ops
 
-try:
-    from transformers.models.nemotron_h.modeling_nemotron_h import mamba2_chunk_scan
-except ImportError:
-    mamba2_chunk_scan = None
-
+HAVE_THEIRS = find_spec("transformers") is not None
 # model, H, P, G, N
 MODELS = (
     ("M", 32, 64, 8, 128),
@@ -25,6 +22,12 @@ MODELS = (
     ("Super", 128, 64, 8, 128),
 )
 T, Q = 2048, 128
+
+
+def their_scan(*args: Any, **kwargs: Any) -> Any:
+    from transformers.models.nemotron_h.modeling_nemotron_h import mamba2_chunk_scan
+
+    return mamba2_chunk_scan(*args, **kwargs)
 
 
 def case(model: str, sizes: tuple[int, ...], dtype: torch.dtype) -> Case:
@@ -41,11 +44,10 @@ def case(model: str, sizes: tuple[int, ...], dtype: torch.dtype) -> Case:
             return_final_states=True,
         )  # fmt: skip
 
-    theirs = mamba2_chunk_scan
     return Case(
         f"{model} (1, {T}, {H}, {P}, {G}, {N})", dtype, make, call(ops.ssd_scan),
-        "transformers' torch scan" if theirs else "transformers is missing",
-        call(theirs) if theirs else None,
+        "transformers' torch scan" if HAVE_THEIRS else "transformers is missing",
+        call(their_scan) if HAVE_THEIRS else None,
         flops=T * (G * Q * N + H * (Q * P + 4 * N * P)),
         bound="fma_bf16" if dtype == torch.bfloat16 else "fma", tokens=T,
     )  # fmt: skip
