@@ -53,6 +53,10 @@ class Sequences:
 class Linear(nn.Linear):
     """x W' + b computed in the dtype of x, so that fp32 weights can train a bf16 model."""
 
+    def __init__(self, ops: SimpleNamespace, in_size: int, out_size: int, bias: bool = False):
+        super().__init__(in_size, out_size, bias)
+        self.ops = ops
+
     def reset_parameters(self) -> None:
         """Nothing: `init_weights` is the one place that chooses starting values."""
 
@@ -61,8 +65,8 @@ class Linear(nn.Linear):
         def __call__(self, x: Tensor) -> Tensor: ...
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        y: Tensor = self.ops.linear(x, self.weight.to(x.dtype))
+        return y if self.bias is None else y + self.bias.to(x.dtype)
 
 
 class Embedding(nn.Embedding):
@@ -122,13 +126,13 @@ class Mamba2Mixer(Fp32Module):
         self.ops, self.chunk_size = ops, config.chunk_size
         self.H, self.P = config.mamba_num_heads, config.mamba_head_dim
         self.G, self.N = config.n_groups, config.ssm_state_size
-        self.in_proj = Linear(config.hidden_size, config.in_proj_rows, bias=config.use_bias)
+        self.in_proj = Linear(ops, config.hidden_size, config.in_proj_rows, bias=config.use_bias)
         self.conv1d = ConvWeights(config.conv_dim, config.conv_kernel, config.use_conv_bias)
         self.A_log = nn.Parameter(torch.empty(self.H, dtype=torch.float32))
         self.D = nn.Parameter(torch.empty(self.H, dtype=torch.float32))
         self.dt_bias = nn.Parameter(torch.empty(self.H, dtype=torch.float32))
         self.norm = RMSNorm(config.d_inner, config.layer_norm_epsilon, ops)
-        self.out_proj = Linear(config.d_inner, config.hidden_size, bias=config.use_bias)
+        self.out_proj = Linear(ops, config.d_inner, config.hidden_size, bias=config.use_bias)
         self.scan_limit = self.step_limit = config.time_step_limit
         if dt_clamp == "transformers":
             self.scan_limit, self.step_limit = (config.time_step_min, math.inf), (0.0, math.inf)
@@ -171,15 +175,15 @@ class Mamba2Mixer(Fp32Module):
 class Attention(nn.Module):
     """Causal softmax(q k' / sqrt(head_dim)) v with grouped keys and no positional embedding."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, ops: SimpleNamespace):
         super().__init__()
         d, self.head_dim = config.hidden_size, config.head_dim
         q = config.num_attention_heads * self.head_dim
         kv = config.num_key_value_heads * self.head_dim
-        self.q_proj = Linear(d, q, bias=False)
-        self.k_proj = Linear(d, kv, bias=False)
-        self.v_proj = Linear(d, kv, bias=False)
-        self.o_proj = Linear(q, d, bias=False)
+        self.q_proj = Linear(ops, d, q)
+        self.k_proj = Linear(ops, d, kv)
+        self.v_proj = Linear(ops, d, kv)
+        self.o_proj = Linear(ops, q, d)
 
     def forward(self, x: Tensor, seqs: Sequences, state: AttentionState | None) -> Tensor:
         q, k, v = (
@@ -226,10 +230,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, past: list[int]) -> Tensor:
 class MLP(nn.Module):
     """down relu(up x)^2."""
 
-    def __init__(self, size: int, width: int, bias: bool):
+    def __init__(self, size: int, width: int, bias: bool, ops: SimpleNamespace):
         super().__init__()
-        self.up_proj = Linear(size, width, bias=bias)
-        self.down_proj = Linear(width, size, bias=bias)
+        self.up_proj = Linear(ops, size, width, bias=bias)
+        self.down_proj = Linear(ops, width, size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.relu(self.up_proj(x)).square())
@@ -277,10 +281,10 @@ class MoE(nn.Module):
         self.experts = nn.Module()
         self.experts.up_proj = nn.Parameter(torch.empty(E, inner, width))
         self.experts.down_proj = nn.Parameter(torch.empty(E, width, inner))
-        self.fc1_latent_proj = Linear(d, latent, bias=bias) if latent else None
-        self.fc2_latent_proj = Linear(latent, d, bias=bias) if latent else None
+        self.fc1_latent_proj = Linear(ops, d, latent, bias=bias) if latent else None
+        self.fc2_latent_proj = Linear(ops, latent, d, bias=bias) if latent else None
         shared = config.moe_shared_expert_intermediate_size
-        self.shared_experts = MLP(d, shared, bias) if config.n_shared_experts else None
+        self.shared_experts = MLP(d, shared, bias, ops) if config.n_shared_experts else None
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
@@ -312,9 +316,9 @@ class Block(nn.Module):
         if letter == "M":
             self.mixer = Mamba2Mixer(config, ops, dt_clamp)
         elif letter == "*":
-            self.mixer = Attention(config)
+            self.mixer = Attention(config, ops)
         elif width is not None:
-            self.mixer = MLP(config.hidden_size, width, config.mlp_bias)
+            self.mixer = MLP(config.hidden_size, width, config.mlp_bias, ops)
         else:
             self.mixer = MoE(config, ops)
 
@@ -371,7 +375,7 @@ class Model(nn.Module):
                 Block(config, i, ops, dt_clamp) for i in range(config.num_hidden_layers)
             )
             self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon, ops)
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(ops, config.hidden_size, config.vocab_size)
         self.to(dtype)
         if torch.device(device).type != "meta":
             self.to_empty(device=device)
