@@ -117,6 +117,16 @@ WW_INLINE F32 silu(F32 x) {
   return scale_by_power_of_two(x < inf ? refined : x, negative & e.n);
 }
 
+// 1 / v to 1 ulp for normal v: the 14-bit estimate and a Newton step take a third of a division's time.
+WW_INLINE F32 reciprocal(F32 v) {
+#if defined(__AVX512F__)
+  const F32 estimate = F32(_mm512_rcp14_ps(__m512(v)));
+  return estimate * mul_add(-v, estimate, splat(2.f));
+#else
+  return 1.f / v;
+#endif
+}
+
 // x / (1 + exp(-x)) as it stands, for results that are then rounded to 16 bits: a third of the
 // instructions for 3 ulp, and -0 below -88.7; -inf still gives NaN.
 WW_INLINE F32 silu_coarse(F32 x) {
@@ -128,7 +138,7 @@ WW_INLINE F32 silu_coarse(F32 x) {
   const F32 r = mul_add(n, splat(-kLn2Lo), mul_add(n, splat(-kLn2Hi), y));
   const F32 mantissa = 1.f + mul_add(exp_tail(r), r * r, r);
   const I32 power = bitcast<I32>(shifted) - bitcast<I32>(splat(kRoundMagic));
-  return x / (1.f + scale_by_power_of_two(mantissa, power));
+  return x * reciprocal(1.f + scale_by_power_of_two(mantissa, power));
 }
 
 // silu as the storage type T of the result deserves it.
