@@ -21,7 +21,7 @@ FUNCTIONS: dict[str, tuple[Function, float, float]] = {
     "softplus": (lambda x: np.logaddexp(x, 0.0), 2, -np.inf),
     "sigmoid": (sigmoid, 2, -np.inf),
     "silu": (lambda x: x * sigmoid(x), 2, -np.inf),
-    "silu_coarse": (lambda x: x * sigmoid(x), 3, -88.0),
+    "silu_coarse": (lambda x: x * sigmoid(x), 72, -88.0),
 }
 
 

@@ -76,8 +76,7 @@ WW_INLINE void interleave(const T* row0, const T* row1, float scale0, float scal
       F32 lo{}, hi{};
       if (lanes > 0) lo = load(row0 + j, lanes) * scale0;
       if (lanes > 0 && row1) hi = load(row1 + j, lanes) * scale1;
-      const U32 pair = __builtin_convertvector(narrow_bf16(lo), U32) |
-                       (__builtin_convertvector(narrow_bf16(hi), U32) << 16);
+      const U32 pair = narrow_bf16_pairs(lo, hi);
       memcpy(dst + 2 * j, &pair, sizeof pair);
     }
   }

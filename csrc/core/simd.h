@@ -67,9 +67,26 @@ WW_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #endif
 }
 
-// a < b ? a : b, so a NaN in either operand gives b, as minps does.
-WW_INLINE F32 min(F32 a, F32 b) { return a < b ? a : b; }
-WW_INLINE F32 max(F32 a, F32 b) { return a > b ? a : b; }
+// a < b ? a : b, so a NaN in either operand gives b. Spelled out because GCC makes a compare and a blend
+// of the operators.
+WW_INLINE F32 min(F32 a, F32 b) {
+#if defined(__AVX512F__)
+  return F32(_mm512_min_ps(__m512(a), __m512(b)));
+#elif defined(__AVX2__)
+  return F32(_mm256_min_ps(__m256(a), __m256(b)));
+#else
+  return F32(_mm_min_ps(__m128(a), __m128(b)));
+#endif
+}
+WW_INLINE F32 max(F32 a, F32 b) {
+#if defined(__AVX512F__)
+  return F32(_mm512_max_ps(__m512(a), __m512(b)));
+#elif defined(__AVX2__)
+  return F32(_mm256_max_ps(__m256(a), __m256(b)));
+#else
+  return F32(_mm_max_ps(__m128(a), __m128(b)));
+#endif
+}
 
 WW_INLINE F32 sqrt(F32 v) {
 #if defined(__AVX512F__)
@@ -80,6 +97,16 @@ WW_INLINE F32 sqrt(F32 v) {
   return F32(_mm_sqrt_ps(__m128(v)));
 #endif
 }
+
+#if !defined(__AVX512F__)  // AVX-512 has the fraction in one step, where it is wanted
+WW_INLINE F32 floor(F32 v) {
+#if defined(__AVX2__)
+  return F32(_mm256_floor_ps(__m256(v)));
+#else
+  return F32(_mm_floor_ps(__m128(v)));
+#endif
+}
+#endif
 
 // Lanes are added pairwise, halves first: the same order on every call, so sums are reproducible.
 WW_INLINE float sum(F32 v) {
@@ -147,16 +174,38 @@ WW_INLINE F32 load(const f16_t* p) {
 #endif
 }
 
-// The hardware conversion (vcvtneps2bf16) is not used: it flushes subnormals to zero.
-WW_INLINE U16 narrow_bf16(F32 v) {
+// v rounded to bf16 in the upper half of each lane; the lower half is left over. The hardware conversion
+// (vcvtneps2bf16) is not used: it flushes subnormals to zero.
+WW_INLINE U32 round_bf16(F32 v) {
   const U32 u = bitcast<U32>(v);
-  const U32 rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-  const U32 bits = v == v ? rounded : (u >> 16) | 0x40;
 #if defined(__AVX512F__)
-  return U16(_mm512_cvtepi32_epi16(__m512i(bits)));
+  const __m512i bits = __m512i(u), half = _mm512_set1_epi32(0x7fff);
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i rounded = _mm512_mask_add_epi32(_mm512_add_epi32(bits, half), odd, bits,
+                                                _mm512_set1_epi32(0x8000));
+  const __mmask16 nan = _mm512_cmp_ps_mask(__m512(v), __m512(v), _CMP_UNORD_Q);
+  return U32(_mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000)));
 #else
-  return __builtin_convertvector(bits, U16);
+  return v == v ? u + 0x7fff + ((u >> 16) & 1) : u | 0x400000;
 #endif
+}
+
+WW_INLINE U16 narrow_bf16(F32 v) {
+#if defined(__AVX512BW__)
+  constexpr auto odd = [](int i) { return int16_t(2 * i + 1); };  // the upper halves
+  const __m512i upper =
+      _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, odd(15), odd(14), odd(13),
+                       odd(12), odd(11), odd(10), odd(9), odd(8), odd(7), odd(6), odd(5), odd(4),
+                       odd(3), odd(2), odd(1), odd(0));
+  return U16(_mm512_castsi512_si256(_mm512_permutexvar_epi16(upper, __m512i(round_bf16(v)))));
+#else
+  return __builtin_convertvector(round_bf16(v) >> 16, U16);
+#endif
+}
+
+// lo in the lower half of each lane, hi in the upper: adjacent rows as a bf16 dot product takes them.
+WW_INLINE U32 narrow_bf16_pairs(F32 lo, F32 hi) {
+  return (round_bf16(lo) >> 16) | (round_bf16(hi) & 0xffff0000u);
 }
 
 WW_INLINE void store(float* p, F32 v) { memcpy(p, &v, sizeof v); }

@@ -12,20 +12,21 @@
 namespace ww::WW_ISA {
 namespace {
 
-WW_INLINE F32 scale_by_power_of_two(F32 v, I32 n) {
+constexpr float kRoundMagic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer
+
+// v * 2^n for an integer n, |n| < 2^22.
+WW_INLINE F32 scale_by_power_of_two(F32 v, F32 n) {
 #if defined(__AVX512F__)
-  return F32(_mm512_scalef_ps(__m512(v), _mm512_cvtepi32_ps(__m512i(n))));
+  return F32(_mm512_scalef_ps(__m512(v), __m512(n)));
 #else
   // Two exact steps: only the second can reach the subnormals, so there is one rounding.
-  const I32 half = n >> 1, rest = n - half;
+  const I32 whole = bitcast<I32>(n + kRoundMagic) - bitcast<I32>(splat(kRoundMagic));
+  const I32 half = whole >> 1, rest = whole - half;
   return v * bitcast<F32>((half + 127) << 23) * bitcast<F32>((rest + 127) << 23);
 #endif
 }
 
-struct Exp {  // mantissa * 2^n
-  F32 mantissa;
-  I32 n;
-};
+struct Exp { F32 mantissa, n; };  // mantissa * 2^n
 
 // (exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 2: minimax, relative error of exp 5e-11.
 WW_INLINE F32 exp_tail(F32 r) {
@@ -39,10 +40,9 @@ WW_INLINE F32 exp_tail(F32 r) {
 }
 
 WW_INLINE Exp exp_parts(F32 x) {
-  constexpr float kLog2e = 1.44269504f, kRoundMagic = 12582912.f;  // 1.5 * 2^23
-  constexpr float kLn2Hi = 0.693359375f,
-                  kLn2Lo = -2.12194440e-4f;                        // hi has 9 bits: n * hi is exact
-  const F32 clamped = x > 89.f ? splat(89.f) : (x < -126.f ? splat(-126.f) : x);
+  constexpr float kLog2e = 1.44269504f;
+  constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f;  // hi has 9 bits: n * hi is exact
+  const F32 clamped = max(splat(-126.f), min(splat(89.f), x));      // a NaN passes
   const F32 shifted = fma(clamped, splat(kLog2e), splat(kRoundMagic));
   const F32 n = shifted - kRoundMagic;
   const F32 hi = fma(n, splat(-kLn2Hi), clamped);
@@ -52,7 +52,7 @@ WW_INLINE Exp exp_parts(F32 x) {
   // What rounding r and 1 + r lost goes back in with the small terms: 0.52 ulp instead of 0.98.
   const F32 sum = 1.f + r;
   const F32 small = fma(p, r * r, (hi - r) - lo) + ((1.f - sum) + r);
-  return {sum + small, bitcast<I32>(shifted) - bitcast<I32>(splat(kRoundMagic))};
+  return {sum + small, n};
 }
 
 WW_INLINE F32 exp(F32 x) {
@@ -99,6 +99,19 @@ WW_INLINE F32 sigmoid(F32 x) {
   return fma(-q, lost, q);
 }
 
+// 1 / v to 1 ulp for normal and infinite v: the 14-bit estimate and a Newton step take a third of a
+// division's time. The step is left out where it would multiply 0 by infinity.
+WW_INLINE F32 reciprocal(F32 v) {
+#if defined(__AVX512F__)
+  const __m512 estimate = _mm512_rcp14_ps(__m512(v));
+  const __m512 step = _mm512_fnmadd_ps(__m512(v), estimate, _mm512_set1_ps(2.f));
+  const __mmask16 finite = _mm512_cmp_ps_mask(__m512(v), __m512(splat(__builtin_inff())), _CMP_LT_OQ);
+  return F32(_mm512_mask_mul_ps(estimate, finite, estimate, step));
+#else
+  return 1.f / v;
+#endif
+}
+
 // x * sigmoid(x). For x < 0 the power of two comes last: exp(x) alone would lose bits to underflow.
 // x - x keeps silu(-inf) a NaN, the product -inf * 0 of the definition. The quotient is refined by what
 // the product, 1 + exp and the division lost: 1.7 ulp instead of 3.
@@ -110,36 +123,38 @@ WW_INLINE F32 silu(F32 x) {
   const I32 negative = x < 0.f;
   const F32 bounded = x < -126.f ? splat(-126.f) : x;
   const F32 numerator = negative ? fma(bounded, e.mantissa, x - x) : x;
-  const F32 inverse = 1.f / denominator, q = numerator * inverse;
+  const F32 inverse = reciprocal(denominator), q = numerator * inverse;
   const F32 product_error = negative ? fma(bounded, e.mantissa, -numerator) : F32{};
   const F32 residual = fma(-q, lost, fma(-q, denominator, numerator)) + product_error;
   const F32 refined = fma(residual, inverse, q);
-  return scale_by_power_of_two(x < inf ? refined : x, negative & e.n);
+  return scale_by_power_of_two(x < inf ? refined : x, negative ? e.n : F32{});
 }
 
-// 1 / v to 1 ulp for normal v: the 14-bit estimate and a Newton step take a third of a division's time.
-WW_INLINE F32 reciprocal(F32 v) {
+// 2^t to 1.5 ulp where that is normal, for any t: infinity above 128, NaN for NaN.
+WW_INLINE F32 exp2(F32 t) {
 #if defined(__AVX512F__)
-  const F32 estimate = F32(_mm512_rcp14_ps(__m512(v)));
-  return estimate * mul_add(-v, estimate, splat(2.f));
+  const F32 r = F32(_mm512_reduce_ps(__m512(t), _MM_FROUND_TO_NEG_INF));  // t - floor(t)
 #else
-  return 1.f / v;
+  t = max(splat(-126.f), min(splat(128.f), t));
+  const F32 n = floor(t), r = t - n;
+#endif
+  F32 p = splat(1.87757667e-3f);
+  p = mul_add(p, r, splat(8.98934009e-3f));
+  p = mul_add(p, r, splat(5.58263179e-2f));
+  p = mul_add(p, r, splat(2.40153617e-1f));
+  p = mul_add(p, r, splat(6.93153073e-1f));
+  p = mul_add(p, r, splat(9.99999925e-1f));
+#if defined(__AVX512F__)
+  return F32(_mm512_scalef_ps(__m512(p), __m512(t)));  // which takes the floor of t itself
+#else
+  return p * bitcast<F32>((__builtin_convertvector(n, I32) + 127) << 23);
 #endif
 }
 
 // x / (1 + exp(-x)) as it stands, for results that are then rounded to 16 bits: a third of the
-// instructions for 3 ulp, and -0 below -88.7; -inf still gives NaN.
-WW_INLINE F32 silu_coarse(F32 x) {
-  constexpr float kLog2e = 1.44269504f, kRoundMagic = 12582912.f;
-  constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f;
-  const F32 y = max(min(-x, splat(89.f)), splat(-89.f));
-  const F32 shifted = mul_add(y, splat(kLog2e), splat(kRoundMagic));
-  const F32 n = shifted - kRoundMagic;
-  const F32 r = mul_add(n, splat(-kLn2Lo), mul_add(n, splat(-kLn2Hi), y));
-  const F32 mantissa = 1.f + mul_add(exp_tail(r), r * r, r);
-  const I32 power = bitcast<I32>(shifted) - bitcast<I32>(splat(kRoundMagic));
-  return x * reciprocal(1.f + scale_by_power_of_two(mantissa, power));
-}
+// instructions of silu. Its error grows with -x from 3 to 64 ulp at -88, since the argument of exp2
+// is rounded once; -0 below -88.7; -inf still gives NaN.
+WW_INLINE F32 silu_coarse(F32 x) { return x * reciprocal(1.f + exp2(x * -1.44269504f)); }
 
 // silu as the storage type T of the result deserves it.
 template <typename T>
