@@ -181,8 +181,8 @@ WW_INLINE U32 round_bf16(F32 v) {
 #if defined(__AVX512F__)
   const __m512i bits = __m512i(u), half = _mm512_set1_epi32(0x7fff);
   const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
-  const __m512i rounded = _mm512_mask_add_epi32(_mm512_add_epi32(bits, half), odd, bits,
-                                                _mm512_set1_epi32(0x8000));
+  const __m512i rounded =
+      _mm512_mask_add_epi32(_mm512_add_epi32(bits, half), odd, bits, _mm512_set1_epi32(0x8000));
   const __mmask16 nan = _mm512_cmp_ps_mask(__m512(v), __m512(v), _CMP_UNORD_Q);
   return U32(_mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000)));
 #else
@@ -192,12 +192,10 @@ WW_INLINE U32 round_bf16(F32 v) {
 
 WW_INLINE U16 narrow_bf16(F32 v) {
 #if defined(__AVX512BW__)
-  constexpr auto odd = [](int i) { return int16_t(2 * i + 1); };  // the upper halves
-  const __m512i upper =
-      _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, odd(15), odd(14), odd(13),
-                       odd(12), odd(11), odd(10), odd(9), odd(8), odd(7), odd(6), odd(5), odd(4),
-                       odd(3), odd(2), odd(1), odd(0));
-  return U16(_mm512_castsi512_si256(_mm512_permutexvar_epi16(upper, __m512i(round_bf16(v)))));
+  using I16 = int16_t __attribute__((vector_size(64)));
+  constexpr I16 kUpper = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+  return U16(
+      _mm512_castsi512_si256(_mm512_permutexvar_epi16(__m512i(kUpper), __m512i(round_bf16(v)))));
 #else
   return __builtin_convertvector(round_bf16(v) >> 16, U16);
 #endif

@@ -41,8 +41,9 @@ WW_INLINE F32 exp_tail(F32 r) {
 
 WW_INLINE Exp exp_parts(F32 x) {
   constexpr float kLog2e = 1.44269504f;
-  constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f;  // hi has 9 bits: n * hi is exact
-  const F32 clamped = max(splat(-126.f), min(splat(89.f), x));      // a NaN passes
+  // The high part has 9 bits: n * kLn2Hi is exact.
+  constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f;
+  const F32 clamped = max(splat(-126.f), min(splat(89.f), x));  // a NaN passes
   const F32 shifted = fma(clamped, splat(kLog2e), splat(kRoundMagic));
   const F32 n = shifted - kRoundMagic;
   const F32 hi = fma(n, splat(-kLn2Hi), clamped);
@@ -105,7 +106,8 @@ WW_INLINE F32 reciprocal(F32 v) {
 #if defined(__AVX512F__)
   const __m512 estimate = _mm512_rcp14_ps(__m512(v));
   const __m512 step = _mm512_fnmadd_ps(__m512(v), estimate, _mm512_set1_ps(2.f));
-  const __mmask16 finite = _mm512_cmp_ps_mask(__m512(v), __m512(splat(__builtin_inff())), _CMP_LT_OQ);
+  const __mmask16 finite =
+      _mm512_cmp_ps_mask(__m512(v), __m512(splat(__builtin_inff())), _CMP_LT_OQ);
   return F32(_mm512_mask_mul_ps(estimate, finite, estimate, step));
 #else
   return 1.f / v;
