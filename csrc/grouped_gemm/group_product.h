@@ -62,6 +62,7 @@ inline void dots(const T* weight, int64_t ldw, const Row& token, int64_t k, floa
   for (; i + Dot<T>::kStep <= k; i += Dot<T>::kStep) {
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
+      __builtin_prefetch(w[n] + N * ldw + i, 0, 3);
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) acc[n][m] = Dot<T>::add(acc[n][m], w[n] + i, x[m] + i);
     }
