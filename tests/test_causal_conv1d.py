@@ -218,7 +218,7 @@ def test_opcheck_and_compile() -> None:
     check_compiled(ops.causal_conv1d, cases)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 3),
     st.integers(1, 80),

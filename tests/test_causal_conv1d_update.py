@@ -203,7 +203,7 @@ def test_torch_contracts() -> None:
     check_compiled(ops.causal_conv1d_update, [make(n, 20, 3, 4, 4) for n in (2, 4, 7)], MUTATED)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_exact_values_of_any_shape(data: st.DataObject) -> None:
     draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731

@@ -131,7 +131,7 @@ def test_opcheck_and_compile() -> None:
     check_compiled(ops.grouped_gemm, [make(*shape, BF16, "relu2") for shape in SHAPES[:3]])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(0, 70), min_size=1, max_size=5), st.integers(1, 140), st.integers(1, 100)
 )

@@ -174,7 +174,7 @@ def test_torch_contracts() -> None:
         check_compiled(ops.rms_norm, cases)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_exact_values_of_any_shape(data: st.DataObject) -> None:
     # Every group is +-2^k: the mean is a power of 4, its root exact, and silu(64) = 64.

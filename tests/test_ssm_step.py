@@ -225,7 +225,7 @@ def test_torch_contracts() -> None:
     check_compiled(ops.ssm_step, [make(n, 3, 4, 8, 2, 16) for n in (2, 4, 7)], MUTATED)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_exact_values_of_any_shape(data: st.DataObject) -> None:
     # Small integers, no decay, gates where silu is the identity: nothing rounds before the store.

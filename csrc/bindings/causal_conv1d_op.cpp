@@ -6,7 +6,8 @@
 namespace ww {
 namespace {
 
-// Channels lie next to each other: the output keeps that order, everything else is made channel-first.
+// Channels lie next to each other: the output keeps that order, everything else is made
+// channel-first.
 bool channel_last(const Tensor& x) { return x.stride(1) == 1 && x.stride(2) != 1; }
 
 std::tuple<Tensor, Tensor> causal_conv1d(const Tensor& x_in, const Tensor& weight,

@@ -24,11 +24,13 @@ struct CudaInfo {
 };
 CudaInfo cuda_info();
 
-// The compiled kernels, with registers and memory if there is a device; none if the library is not there.
+// The compiled kernels, with registers and memory if there is a device; none if the library is not
+// there.
 std::vector<CudaKernelInfo> cuda_kernels();
 
 // Calls `int <symbol>(const Params*, void* stream)` on the device and current stream of `t`; throws
-// ww::Error with the reason if the library, the symbol or a CUDA torch is missing, or the launch fails.
+// ww::Error with the reason if the library, the symbol or a CUDA torch is missing, or the launch
+// fails.
 void launch_cuda(const char* op, const char* symbol, const void* params, const Tensor& t);
 
 }  // namespace ww

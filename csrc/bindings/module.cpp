@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The extension module. Loading it, after torch, registers the ops; Python sees the host-side API here.
+// The extension module. Loading it, after torch, registers the ops; Python sees the host-side API
+// here.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -67,8 +67,8 @@ inline OptTensor row_major(const OptTensor& t) {
   return t ? OptTensor(row_major(*t)) : std::nullopt;
 }
 
-// (..., D) as rows of neighbouring elements with one stride between them, which slices of a projection
-// are; anything else costs the one copy.
+// (..., D) as rows of neighbouring elements with one stride between them, which slices of a
+// projection are; anything else costs the one copy.
 struct Rows {
   Tensor tensor;
   int64_t stride;

@@ -3,10 +3,10 @@
 //
 //   out[b,c,t] = act(bias[c] + sum_w weight[c,w] * x[b,c,t-(W-1)+w])
 //
-// A tap never leaves the token's own sequence: before its first token it reads initial_states (column
-// W-1 is the token just before) or zero. Tokens with seq_idx < 0 are padding: output 0.
-// final_states: the last W-1 inputs of each sequence, reaching into initial_states, else zero.
-// fp32 accumulation from w = 0 upwards after the bias; one rounding, on store. out must not alias x.
+// A tap never leaves the token's own sequence: before its first token it reads initial_states
+// (column W-1 is the token just before) or zero. Tokens with seq_idx < 0 are padding: output 0.
+// final_states: the last W-1 inputs of each sequence, reaching into initial_states, else zero. fp32
+// accumulation from w = 0 upwards after the bias; one rounding, on store. out must not alias x.
 #pragma once
 
 #include "core/types.h"
@@ -41,6 +41,7 @@ void causal_conv1d_cpu(const CausalConv1dParams& p);
 
 }  // namespace ww
 
-// In libwarpweave_cuda.so; core/cuda_api.h says how launchers behave. cu_seqlens stays on the device and
-// cannot be refused there: invalid offsets give wrong numbers, but no access outside the tensors.
+// In libwarpweave_cuda.so; core/cuda_api.h says how launchers behave. cu_seqlens stays on the
+// device and cannot be refused there: invalid offsets give wrong numbers, but no access outside the
+// tensors.
 extern "C" int ww_causal_conv1d(const ww::CausalConv1dParams* p, void* stream);

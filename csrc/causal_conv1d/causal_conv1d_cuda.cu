@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA kernels. A thread moves 16 bytes of x at a time and keeps taps, window and sums in registers;
-// there is no shared memory, and x is read once but for the W-1 inputs before a chunk.
+// The CUDA kernels. A thread moves 16 bytes of x at a time and keeps taps, window and sums in
+// registers; there is no shared memory, and x is read once but for the W-1 inputs before a chunk.
 //
-//   channel_last   a thread owns a vector of channels and walks down a chunk of tokens; vectors of one
-//                  channel where C or a stride is no multiple of 16 bytes
-//   channel_first  a warp owns one channel and walks along a chunk, 32 vectors of tokens a step; a lane
-//                  gets the W-1 inputs before its own from the lane below
+//   channel_last   a thread owns a vector of channels and walks down a chunk of tokens; vectors of
+//                  one channel where C or a stride is no multiple of 16 bytes
+//   channel_first  a warp owns one channel and walks along a chunk, 32 vectors of tokens a step; a
+//                  lane gets the W-1 inputs before its own from the lane below
 //   final_states   a thread per element, after either
 #include "causal_conv1d/causal_conv1d.h"
 #include "core/cuda.h"
@@ -28,8 +28,8 @@ struct Task {
   uint32_t count;   // threads (channel_last) or warps; a 64-bit division would be a function call
 };
 
-// --- Sequences. cu_seqlens stays on the device: invalid offsets give wrong numbers, but every index that
-// comes from them is clamped, so no access leaves the tensors. ---
+// --- Sequences. cu_seqlens stays on the device: invalid offsets give wrong numbers, but every
+// index that comes from them is clamped, so no access leaves the tensors. ---
 
 struct Run {           // tokens of one sequence
   int64_t begin, end;  // exact within W-1 before and up to `limit` after the token asked for
@@ -93,9 +93,9 @@ __device__ inline float load_bias(const CausalConv1dParams& p, int64_t c) {
   return p.bias ? parameter<T>(p.bias, p.weight_dtype, c) : 0.f;
 }
 
-// v * sigmoid(v) by exp of a negative number only: the denominator lies in [1, 2], and -inf * 0 is the NaN
-// of the definition. ex2.approx is far inside a 16-bit ulp; of half the exponent, and used twice, it is
-// not flushed to zero anywhere in bfloat16's range.
+// v * sigmoid(v) by exp of a negative number only: the denominator lies in [1, 2], and -inf * 0 is
+// the NaN of the definition. ex2.approx is far inside a 16-bit ulp; of half the exponent, and used
+// twice, it is not flushed to zero anywhere in bfloat16's range.
 template <typename T>
 __device__ inline float silu(float v) {
   if constexpr (dtype_of<T> == DType::f32) {
@@ -180,8 +180,8 @@ __global__ void __launch_bounds__(kThreads, 4) channel_last(const __grid_constan
 
 constexpr int kLanes = 32;
 
-// Whether tokens [begin, end) and the W-1 before them are one sequence, so that no tap needs a look.
-// The lane answers for the `n` tokens from t.
+// Whether tokens [begin, end) and the W-1 before them are one sequence, so that no tap needs a
+// look. The lane answers for the `n` tokens from t.
 __device__ inline bool one_sequence(const CausalConv1dParams& p, int64_t b, int64_t begin,
                                     int64_t end, int64_t t, int n, Run& run) {
   if (p.cu_seqlens) {

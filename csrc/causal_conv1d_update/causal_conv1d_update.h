@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The next tokens of causal_conv1d, with the inputs before them taken from a state that is updated in
-// place; the one contract for every backend.
+// The next tokens of causal_conv1d, with the inputs before them taken from a state that is updated
+// in place; the one contract for every backend.
 //
 //   out[b,c,t] = act(bias[c] + sum_w weight[c,w] * input[b,c,t-(W-1)+w])
 //
-// input is x at t >= 0 and the state before. Shifting state: its last column is input -1, and after the
-// call it holds the last S inputs. Circular state (cache_seqlens): input t of row b lives in column
-// (cache_seqlens[b] + t) mod S. A row with a negative state index is padding: output 0, no state touched.
-// fp32 accumulation from w = 0 upwards after the bias; one rounding, on store; states are moved bit by bit.
-// Any strides; no two elements of the state may share memory; out must not alias x.
+// input is x at t >= 0 and the state before. Shifting state: its last column is input -1, and after
+// the call it holds the last S inputs. Circular state (cache_seqlens): input t of row b lives in
+// column (cache_seqlens[b] + t) mod S. A row with a negative state index is padding: output 0, no
+// state touched. fp32 accumulation from w = 0 upwards after the bias; one rounding, on store;
+// states are moved bit by bit. Any strides; no two elements of the state may share memory; out must
+// not alias x.
 #pragma once
 
 #include "core/types.h"

@@ -23,7 +23,8 @@ bool amx_permitted() {
   return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXtileData) == 0;
 }
 
-bool cpuid_amx_bf16() {  // leaf 7: EDX bit 24 AMX-TILE, bit 22 AMX-BF16; gcc 12 has no name for them
+// Leaf 7, EDX: bit 24 AMX-TILE, bit 22 AMX-BF16; gcc 12 has no name for them.
+bool cpuid_amx_bf16() {
   unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;
   __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
   return (edx >> 24 & 1) && (edx >> 22 & 1);

@@ -2,8 +2,9 @@
 // The CPU instruction sets that kernels are compiled for, and the choice among them.
 //
 // Each room's x_cpu.inc is compiled once per ISA with WW_ISA set to the namespace; WW_CPU_KERNEL
-// declares those functions and gathers them in a table. A call takes the best entry that is not above
-// the current ISA. WARPWEAVE_CPU_ISA=<name> or set_cpu_isa() lowers it, so one machine tests them all.
+// declares those functions and gathers them in a table. A call takes the best entry that is not
+// above the current ISA. WARPWEAVE_CPU_ISA=<name> or set_cpu_isa() lowers it, so one machine tests
+// them all.
 #pragma once
 
 #include "core/types.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Launching from .cu files: every CUDA call that can fail is checked, and its status goes to the caller.
+// Launching from .cu files: every CUDA call that can fail is checked, and its status goes to the
+// caller.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,8 +10,8 @@
 
 namespace ww {
 
-// One compiled kernel and its row in ww_kernels(). Rooms keep theirs in a static table, which is also what
-// they launch from: what runs is listed, and the other way round.
+// One compiled kernel and its row in ww_kernels(). Rooms keep theirs in a static table, which is
+// also what they launch from: what runs is listed, and the other way round.
 struct CudaKernelRow {
   const char* op;
   const char* variant;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runtime value -> compile-time constant. There is no silent default: a miss throws ww::Error with the
-// value and the list of what was instantiated. Never call these inside a parallel region.
+// Runtime value -> compile-time constant. There is no silent default: a miss throws ww::Error with
+// the value and the list of what was instantiated. Never call these inside a parallel region.
 #pragma once
 
 #include "core/types.h"

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// The matrix product under every CPU kernel: C = A·B or C += A·B with fp32 accumulation, one thread.
+// The matrix product under every CPU kernel: C = A·B or C += A·B with fp32 accumulation, one
+// thread.
 //
 //   A (m,k)  row-major, k contiguous, used where it lies, no padding asked for
 //   B (k,n)  packed into panels of kPanel columns by pack_rows / pack_columns
 //   C (m,n)  fp32, row-major; written in whole panels, so ldc >= n rounded up to kPanel
 //
-// Operand<T> is what the ISA multiplies: bf16 where it has a bf16 dot product or tiles (AVX512-BF16,
-// AMX), fp32 everywhere else, so bf16 data gains precision on older machines rather than losing it.
-// A panel is [k / kPairs][kPanel][kPairs]: the layout of vdpbf16ps and of an AMX B tile alike. Missing
-// columns and the last k are zeros, and A is never read past k, so no stray NaN can enter.
+// Operand<T> is what the ISA multiplies: bf16 where it has a bf16 dot product or tiles
+// (AVX512-BF16, AMX), fp32 everywhere else, so bf16 data gains precision on older machines rather
+// than losing it. A panel is [k / kPairs][kPanel][kPairs]: the layout of vdpbf16ps and of an AMX B
+// tile alike. Missing columns and the last k are zeros, and A is never read past k, so no stray NaN
+// can enter.
 //
-// Each element of C is one chain of additions over k in order (AMX: in pairs), for any m and n, so how a
-// product is cut into calls along m and n does not change its bits.
+// Each element of C is one chain of additions over k in order (AMX: in pairs), for any m and n, so
+// how a product is cut into calls along m and n does not change its bits.
 #pragma once
 
 #include "core/simd.h"
@@ -82,7 +84,8 @@ WW_INLINE void interleave(const T* row0, const T* row1, float scale0, float scal
   }
 }
 
-// B(k,n) = scale[k] * src[k * stride + n]; scale may be null. The product with scale is rounded once.
+// B(k,n) = scale[k] * src[k * stride + n]; scale may be null. The product with scale is rounded
+// once.
 template <typename Op, typename T>
 inline void pack_rows(const T* src, int64_t stride, const float* scale, int64_t k, int64_t n,
                       Op* dst) {
@@ -119,26 +122,25 @@ WW_INLINE F32 load_units(const T* src) {
   }
 }
 
-// B(k,n) = row(n)[k]: the columns of B are rows in memory, k contiguous; row(n) gives their addresses.
+// B(k,n) = row(n)[k]: the columns of B are rows in memory, k contiguous; row(n) gives their
+// addresses.
 template <typename Op, typename Row>
 inline void pack_columns(const Row& row, int64_t k, int64_t n, Op* dst) {
   constexpr int kUnit = kPairs<Op>, kStep = kLanes * kUnit;  // k covered by one transpose
   const int64_t depth = packed_depth<Op>(k);
   for (int64_t j = 0; j < n; j += kPanel, dst += depth * kPanel) {
     for (int c = 0; c < kPanel; c += kLanes) {
+      const int64_t left = n - j - c;
+      const int live = int(left < 0 ? 0 : left < kLanes ? left : kLanes);
       int64_t i = 0;
-      for (; j + c + kLanes <= n && i + kStep <= k; i += kStep)
-        transpose([&](int r) { return load_units<Op>(row(j + c + r) + i); },
+      for (; i + kStep <= k; i += kStep)
+        transpose([&](int r) { return r < live ? load_units<Op>(row(j + c + r) + i) : F32{}; },
                   reinterpret_cast<float*>(dst + i * kPanel + c * kUnit), kPanel);
-      for (int r = 0; r < kLanes; ++r) {  // what does not fill a square, and the padding
+      for (int r = 0; r < kLanes; ++r) {  // the last of k, and the padding
         Op* column = dst + (c + r) * kUnit;
-        const auto at = [&](int64_t q) -> Op& {
-          return column[q / kUnit * kUnit * kPanel + q % kUnit];
-        };
-        const int64_t live = j + c + r < n ? k : 0;
-        const auto* src = live ? row(j + c + r) : nullptr;
-        for (int64_t q = i; q < live; ++q) at(q) = convert<Op>(src[q]);
-        for (int64_t q = live > i ? live : i; q < depth; ++q) at(q) = Op{};
+        for (int64_t q = i; q < depth; ++q)
+          column[q / kUnit * kUnit * kPanel + q % kUnit] =
+              r < live && q < k ? convert<Op>(row(j + c + r)[q]) : Op{};
       }
     }
   }
@@ -158,6 +160,14 @@ WW_INLINE F32 madd(F32 acc, I32 a, const bf16_t* b) {
   return F32(_mm512_dpbf16_ps(__m512(acc), __m512bh(a), __m512bh(_mm512_loadu_si512(b))));
 }
 #endif
+
+// Memory to bring to L2 during products: `lines` cache lines for every 32x32 of A until `end`, in
+// the order of their addresses, since rows side by side would ask DRAM for many pages at once. Only
+// tiles do it; nothing else computes fast enough to wait for memory.
+struct Fetch {
+  const char *from = nullptr, *end = nullptr;
+  int lines = 0;
+};
 
 template <int M, typename Op>
 inline void register_block(int64_t k, const Op* a, int64_t lda, const Op* b, float* c, int64_t ldc,
@@ -213,7 +223,7 @@ inline void row_tail(int64_t m, int64_t k, const Op* a, int64_t lda, const Op* b
 
 template <typename Op>
 inline void panel_product(int64_t m, int64_t k, const Op* a, int64_t lda, const Op* b, float* c,
-                          int64_t ldc, bool accumulate) {
+                          int64_t ldc, bool accumulate, Fetch&) {
   int64_t i = 0;
   for (; i + kRows <= m; i += kRows)
     register_block<kRows>(k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
@@ -229,8 +239,9 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// GCC's tile loads do not tell the compiler that they read memory: without this, stores to A, B or C that
-// it can still see (the padded tail below, a packed panel) are dropped or moved past the load.
+// GCC's tile loads do not tell the compiler that they read memory: without this, stores to A, B or
+// C that it can still see (the padded tail below, a packed panel) are dropped or moved past the
+// load.
 WW_INLINE void publish_stores() { __asm__ volatile("" ::: "memory"); }
 
 inline void configure_tiles(int m) {  // m rows of A, 1 to 32
@@ -245,10 +256,15 @@ inline void configure_tiles(int m) {  // m rows of A, 1 to 32
   _tile_loadconfig(&config);
 }
 
-// kLower: the block has more than 16 rows. A stride of bytes, B and C as in the contract above.
+// kLower: the block has more than 16 rows.
 template <bool kLower>
-WW_INLINE void tile_steps(int64_t steps, const bf16_t* a, int64_t lda, const bf16_t* b) {
+WW_INLINE void tile_steps(int64_t steps, const bf16_t* a, int64_t lda, const bf16_t* b,
+                          Fetch& fetch) {
+  const int lines = fetch.from < fetch.end ? fetch.lines : 0;
+  const char* from = fetch.from;
+  fetch.from += steps * lines * 64;
   for (int64_t s = 0; s < steps; ++s, a += 32, b += 32 * kPanel) {
+    for (int i = 0; i < lines; ++i, from += 64) __builtin_prefetch(from, 0, 2);
     _tile_loadd(4, a, lda * 2);
     _tile_loadd(6, b, kPanel * 4);
     _tile_loadd(7, b + 32, kPanel * 4);
@@ -264,7 +280,7 @@ WW_INLINE void tile_steps(int64_t steps, const bf16_t* a, int64_t lda, const bf1
 
 template <bool kLower>
 inline void tile_block(int m, int64_t k, const bf16_t* a, int64_t lda, const bf16_t* b, float* c,
-                       int64_t ldc, bool accumulate) {
+                       int64_t ldc, bool accumulate, Fetch& fetch) {
   if (accumulate) {
     _tile_loadd(0, c, ldc * 4);
     _tile_loadd(1, c + 16, ldc * 4);
@@ -281,12 +297,12 @@ inline void tile_block(int m, int64_t k, const bf16_t* a, int64_t lda, const bf1
     }
   }
   const int64_t steps = k / 32;
-  tile_steps<kLower>(steps, a, lda, b);
+  tile_steps<kLower>(steps, a, lda, b, fetch);
   if (k % 32) {  // the last columns of A, padded with zeros
     alignas(64) bf16_t tail[32][32] = {};
     for (int i = 0; i < m; ++i) memcpy(tail[i], a + i * lda + steps * 32, size_t(k % 32) * 2);
     publish_stores();
-    tile_steps<kLower>(1, &tail[0][0], 32, b + steps * 32 * kPanel);
+    tile_steps<kLower>(1, &tail[0][0], 32, b + steps * 32 * kPanel, fetch);
   }
   _tile_stored(0, c, ldc * 4);
   _tile_stored(1, c + 16, ldc * 4);
@@ -298,19 +314,20 @@ inline void tile_block(int m, int64_t k, const bf16_t* a, int64_t lda, const bf1
 
 template <>
 inline void panel_product<bf16_t>(int64_t m, int64_t k, const bf16_t* a, int64_t lda,
-                                  const bf16_t* b, float* c, int64_t ldc, bool accumulate) {
+                                  const bf16_t* b, float* c, int64_t ldc, bool accumulate,
+                                  Fetch& fetch) {
   publish_stores();
   int64_t i = 0;
   if (m >= 32) configure_tiles(32);
   for (; i + 32 <= m; i += 32)
-    tile_block<true>(32, k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
+    tile_block<true>(32, k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate, fetch);
   const int rest = int(m - i);
   if (rest > 0) {
     configure_tiles(rest);
     if (rest > 16)
-      tile_block<true>(rest, k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
+      tile_block<true>(rest, k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate, fetch);
     else
-      tile_block<false>(rest, k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
+      tile_block<false>(rest, k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate, fetch);
   }
   _tile_release();  // tile state makes every context switch of the thread save 8 KiB
 }
@@ -320,10 +337,17 @@ inline void panel_product<bf16_t>(int64_t m, int64_t k, const bf16_t* a, int64_t
 // b_depth is the k that B was packed with; a smaller k uses its first k rows.
 template <typename Op>
 inline void matmul(int64_t m, int64_t n, int64_t k, const Op* a, int64_t lda, const Op* packed_b,
-                   int64_t b_depth, float* c, int64_t ldc, bool accumulate) {
+                   int64_t b_depth, float* c, int64_t ldc, bool accumulate, Fetch& fetch) {
   const int64_t panel_size = packed_depth<Op>(b_depth) * kPanel;
   for (int64_t j = 0; j < n; j += kPanel, packed_b += panel_size)
-    panel_product<Op>(m, k, a, lda, packed_b, c + j, ldc, accumulate);
+    panel_product<Op>(m, k, a, lda, packed_b, c + j, ldc, accumulate, fetch);
+}
+
+template <typename Op>
+inline void matmul(int64_t m, int64_t n, int64_t k, const Op* a, int64_t lda, const Op* packed_b,
+                   int64_t b_depth, float* c, int64_t ldc, bool accumulate) {
+  Fetch nothing;
+  matmul(m, n, k, a, lda, packed_b, b_depth, c, ldc, accumulate, nothing);
 }
 
 }  // namespace

@@ -5,7 +5,8 @@
 //   bf16, f16   overflow gives infinity; NaN stays NaN (quiet, sign kept)
 //   e4m3        from_float: NaN past the rounding range of 448, as in IEEE; saturate: +-448
 //   e2m1        always saturates to +-6; NaN has no code and gives 6 with the NaN's sign
-// Functions are static: a per-ISA object must not export an inline body that another ISA could link.
+// Functions are static: a per-ISA object must not export an inline body that another ISA could
+// link.
 #pragma once
 
 #include <stdint.h>
@@ -70,8 +71,9 @@ WW_HD static inline float load_param(const void* base, DType dtype, int64_t i) {
   return static_cast<const float*>(base)[i];
 }
 
-// Rounds |v| to `mantissa` bits at exponents >= min_exp (below it the grid is the subnormal one) and
-// returns it as fp32, exactly. Adding 2^(e+23-mantissa) makes the fp32 adder round at the wanted bit.
+// Rounds |v| to `mantissa` bits at exponents >= min_exp (below it the grid is the subnormal one)
+// and returns it as fp32, exactly. Adding 2^(e+23-mantissa) makes the fp32 adder round at the
+// wanted bit.
 WW_HD static inline float round_to_grid(float magnitude, int mantissa, int min_exp) {
   const int biased = int(float_bits(magnitude) >> 23);
   const int exp = biased - 127 > min_exp ? biased - 127 : min_exp;

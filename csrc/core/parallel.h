@@ -2,8 +2,8 @@
 // Threads and scratch memory for CPU kernels. The bindings install torch's parallel_for at load, so
 // torch.set_num_threads is honoured; without torch (C++ use) the loop runs on the calling thread.
 //
-// Work is cut into tasks whose results do not depend on who runs them: the same bits for any number of
-// threads. Bodies must not throw.
+// Work is cut into tasks whose results do not depend on who runs them: the same bits for any number
+// of threads. Bodies must not throw.
 #pragma once
 
 #include <stddef.h>
@@ -27,8 +27,9 @@ static inline void parallel_for(int64_t n, int64_t grain, const F& f) {
       const_cast<F*>(&f));
 }
 
-// f(task) for tasks of unequal length: each thread takes the next one when it is free. `work` is the
-// multiply-adds of an average task: what is too little to pay for waking a thread stays on this one.
+// f(task) for tasks of unequal length: each thread takes the next one when it is free. `work` is
+// the multiply-adds of an average task: what is too little to pay for waking a thread stays on this
+// one.
 template <typename F>
 static inline void parallel_tasks(int64_t n, int64_t work, const F& f) {
   constexpr int64_t kWorkPerThread = 1 << 18;  // some 20 us of reading weights
@@ -40,11 +41,13 @@ static inline void parallel_tasks(int64_t n, int64_t work, const F& f) {
   });
 }
 
-// 64-byte aligned memory of the calling thread, uninitialised, valid until its next call on the same
-// thread. It is kept for later calls, since fresh pages cost more than the arithmetic they serve.
+// 64-byte aligned memory of the calling thread, uninitialised, valid until its next call on the
+// same thread. It is kept for later calls, since fresh pages cost more than the arithmetic they
+// serve.
 void* thread_scratch(size_t bytes);
 
-// The same, for what all threads of one kernel call share: taken by the calling thread before it forks.
+// The same, for what all threads of one kernel call share: taken by the calling thread before it
+// forks.
 void* call_scratch(size_t bytes);
 
 // Hands out aligned pieces of a scratch block: first with a null base to measure, then for real.

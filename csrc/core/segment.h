@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A run of tokens that one recurrence or convolution walks through. No std: per-ISA files include this.
+// A run of tokens that one recurrence or convolution walks through. No std: per-ISA files include
+// this.
 #pragma once
 
 #include <stdint.h>

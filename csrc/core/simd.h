@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // One vector type per ISA, for per-ISA files only (WW_ISA names the namespace).
 //
-// F32 and I32 are GCC/Clang vector types: arithmetic, comparison and ?: are the language's own. Here are
-// only what the language lacks: loads and stores with conversion, tails, fma, sums. The build passes
-// -ffp-contract=off, so a multiply-add is fused where the source says so and nowhere else.
-// Everything sits in an unnamed namespace: nothing of an ISA object may be linked from another one.
+// F32 and I32 are GCC/Clang vector types: arithmetic, comparison and ?: are the language's own.
+// Here are only what the language lacks: loads and stores with conversion, tails, fma, sums. The
+// build passes -ffp-contract=off, so a multiply-add is fused where the source says so and nowhere
+// else. Everything sits in an unnamed namespace: nothing of an ISA object may be linked from
+// another one.
 #pragma once
 
 #include <immintrin.h>
@@ -54,8 +55,8 @@ WW_INLINE F32 mul_add(F32 a, F32 b, F32 c) {
 #endif
 }
 
-// One rounding on every ISA, for error-compensated functions. The baseline goes through float64, where
-// the product is exact.
+// One rounding on every ISA, for error-compensated functions. The baseline goes through float64,
+// where the product is exact.
 WW_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #if defined(__AVX2__)
   return mul_add(a, b, c);
@@ -67,8 +68,8 @@ WW_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #endif
 }
 
-// a < b ? a : b, so a NaN in either operand gives b. Spelled out because GCC makes a compare and a blend
-// of the operators.
+// a < b ? a : b, so a NaN in either operand gives b. Spelled out because GCC makes a compare and a
+// blend of the operators.
 WW_INLINE F32 min(F32 a, F32 b) {
 #if defined(__AVX512F__)
   return F32(_mm512_min_ps(__m512(a), __m512(b)));
@@ -125,8 +126,9 @@ WW_INLINE float sum(F32 v) {
   return _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps(pair, pair, 1)));
 }
 
-// While alive, subnormal operands and results of this thread count as zero. For sums of products that
-// decay: there a subnormal is noise 10^-30 below the result, but costs the core some 150 cycles each.
+// While alive, subnormal operands and results of this thread count as zero. For sums of products
+// that decay: there a subnormal is noise 10^-30 below the result, but costs the core some 150
+// cycles each.
 class FlushSubnormals {
  public:
   FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }  // FTZ, DAZ
@@ -174,8 +176,8 @@ WW_INLINE F32 load(const f16_t* p) {
 #endif
 }
 
-// v rounded to bf16 in the upper half of each lane; the lower half is left over. The hardware conversion
-// (vcvtneps2bf16) is not used: it flushes subnormals to zero.
+// v rounded to bf16 in the upper half of each lane; the lower half is left over. The hardware
+// conversion (vcvtneps2bf16) is not used: it flushes subnormals to zero.
 WW_INLINE U32 round_bf16(F32 v) {
   const U32 u = bitcast<U32>(v);
 #if defined(__AVX512F__)
@@ -201,7 +203,8 @@ WW_INLINE U16 narrow_bf16(F32 v) {
 #endif
 }
 
-// lo in the lower half of each lane, hi in the upper: adjacent rows as a bf16 dot product takes them.
+// lo in the lower half of each lane, hi in the upper: adjacent rows as a bf16 dot product takes
+// them.
 WW_INLINE U32 narrow_bf16_pairs(F32 lo, F32 hi) {
   return (round_bf16(lo) >> 16) | (round_bf16(hi) & 0xffff0000u);
 }
@@ -303,8 +306,8 @@ WW_INLINE void store(T* p, F32 v, int lanes) {
   lanes == kLanes ? store(p, v) : store_n(p, v, lanes);
 }
 
-// The sum of n terms, where f(index, lanes, acc) returns acc plus the terms of its lanes. Four chains hide
-// the latency of an addition, and the order depends on n alone.
+// The sum of n terms, where f(index, lanes, acc) returns acc plus the terms of its lanes. Four
+// chains hide the latency of an addition, and the order depends on n alone.
 template <typename F>
 WW_INLINE float reduce(int64_t n, const F& f) {
   F32 acc[4] = {};

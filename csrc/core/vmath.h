@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// exp, log1p, softplus, sigmoid, silu on vectors: at most 2 ulp over all fp32 inputs, measured against
-// float64 (tests/test_vector_math.py), with subnormal results, infinities and NaN right. For per-ISA files.
+// exp, log1p, softplus, sigmoid, silu on vectors: at most 2 ulp over all fp32 inputs, measured
+// against float64 (tests/test_vector_math.py), with subnormal results, infinities and NaN right.
+// For per-ISA files.
 //
-// exp: Cody-Waite reduction by ln 2 in two parts, then a degree-7 polynomial.
-// log1p: the reduction and coefficients of FreeBSD's msun (s = f/(2+f), even polynomial in s), with the
-// rounding error of 1 + x carried as a correction; W. Kahan's argument is why that is enough.
+// exp: Cody-Waite reduction by ln 2 in two parts, then a degree-7 polynomial. log1p: the reduction
+// and coefficients of FreeBSD's msun (s = f/(2+f), even polynomial in s), with the rounding error
+// of 1 + x carried as a correction; W. Kahan's argument is why that is enough.
 #pragma once
 
 #include "core/simd.h"
@@ -88,11 +89,12 @@ WW_INLINE F32 log1p(F32 x) {
 
 WW_INLINE F32 absolute(F32 x) { return bitcast<F32>(bitcast<I32>(x) & 0x7fffffff); }
 
-// log(1 + exp(x)) without overflow. Past 20 this is x to the last bit, the threshold of the SSD papers' code.
+// log(1 + exp(x)) without overflow. Past 20 this is x to the last bit, the threshold of the SSD
+// papers' code.
 WW_INLINE F32 softplus(F32 x) { return max(x, F32{}) + log1p(exp(-absolute(x))); }
 
-// 1 / (1 + exp(-x)), written so that exp never overflows. What rounding 1 + e lost is divided out to
-// first order; without it the error reaches 2.4 ulp.
+// 1 / (1 + exp(-x)), written so that exp never overflows. What rounding 1 + e lost is divided out
+// to first order; without it the error reaches 2.4 ulp.
 WW_INLINE F32 sigmoid(F32 x) {
   const F32 e = exp(-absolute(x));
   const F32 denominator = 1.f + e, lost = e - (denominator - 1.f);
@@ -115,8 +117,8 @@ WW_INLINE F32 reciprocal(F32 v) {
 }
 
 // x * sigmoid(x). For x < 0 the power of two comes last: exp(x) alone would lose bits to underflow.
-// x - x keeps silu(-inf) a NaN, the product -inf * 0 of the definition. The quotient is refined by what
-// the product, 1 + exp and the division lost: 1.7 ulp instead of 3.
+// x - x keeps silu(-inf) a NaN, the product -inf * 0 of the definition. The quotient is refined by
+// what the product, 1 + exp and the division lost: 1.7 ulp instead of 3.
 WW_INLINE F32 silu(F32 x) {
   const Exp e = exp_parts(-absolute(x));
   const F32 power = scale_by_power_of_two(e.mantissa, e.n);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How tokens are grouped for products with per-expert weights; shared by grouped_gemm and moe_mlp. No
-// std: per-ISA files include this.
+// How tokens are grouped for products with per-expert weights; shared by grouped_gemm and moe_mlp.
+// No std: per-ISA files include this.
 #pragma once
 
 #include <stdint.h>

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights times the tokens of a group, block by block: what grouped_gemm, moe_mlp and latent_moe are
-// made of. For per-ISA files.
+// Weights times the tokens of a group, block by block: what grouped_gemm, moe_mlp and latent_moe
+// are made of. For per-ISA files.
 //
-// The product is computed transposed, C[n][token] = sum_k weight[n][k] * token[k]: weight rows are the A
-// operand in their own order, and only the tokens are packed, once a group. A group of few tokens is bound
-// by reading the weights; it takes dot products along k over weights and tokens as they lie.
+// The product is computed transposed, C[n][token] = sum_k weight[n][k] * token[k]: weight rows are
+// the A operand in their own order, and only the tokens are packed, once a group. A group of few
+// tokens is bound by reading the weights; it takes dot products along k over weights and tokens as
+// they lie.
 #pragma once
 
 #include "core/matmul.h"
@@ -108,29 +109,67 @@ inline void product_by_dots(const T* weight, int64_t ldw, int rows, const Row& t
 
 // --- Many tokens ---
 
-template <typename Op>
+#if defined(__AMX_BF16__)
+template <typename T>
+constexpr bool kInPlace = sizeof(T) == 2;
+#else
+template <typename T>
+constexpr bool kInPlace = false;
+#endif
+
+// Weight rows as matmul's A operand. Tiles take them where they lie and fetch the block after it
+// meanwhile. Otherwise they are copied first, which streams them from memory in order as the
+// product itself would not, and widened where the ISA has no bf16 product; the odd stride (in cache
+// lines) keeps rows whose length is a power of two from fighting for the same cache sets.
+template <typename T>
+struct WeightRows {
+  const Operand<T>* rows;
+  int64_t stride;
+  Fetch next;
+};
+
+template <typename T>
 constexpr int64_t staged_stride(int64_t k) {
-  return round_up(k, 64 / sizeof(Op)) + 64 / sizeof(Op);
+  return round_up(k, 64 / sizeof(Operand<T>)) + 64 / sizeof(Operand<T>);
 }
-template <typename Op>
+template <typename T>
 constexpr size_t staged_bytes(int64_t k) {
-  return size_t(kBlockN * staged_stride<Op>(k)) * sizeof(Op);
+  return kInPlace<T> ? 0 : size_t(kBlockN * staged_stride<T>(k)) * sizeof(Operand<T>);
 }
 
-// Copies weight rows into `staged` as matmul's A operand, at staged_stride. The copy streams them from
-// memory in order, which the product itself would not, and its odd stride (in cache lines) keeps rows whose
-// length is a power of two from fighting for the same cache sets. Widens where the ISA has no bf16 product.
+// For products with `tokens` tokens, over all of which the fetching is spread.
 template <typename T>
-inline void stage_weights(const T* weight, int64_t ldw, int rows, int64_t k, Operand<T>* staged) {
-  const int64_t lds = staged_stride<Operand<T>>(k);
-  for (int r = 0; r < rows; ++r) {
-    if constexpr (sizeof(Operand<T>) == sizeof(T))
-      memcpy(staged + r * lds, weight + r * ldw, size_t(k) * sizeof(T));
-    else
-      for_lanes(k, [&](int64_t i, int lanes) {
-        store(staged + r * lds + i, load(weight + r * ldw + i, lanes), lanes);
-      });
+inline WeightRows<T> weight_rows(const T* weight, int64_t ldw, int rows, int64_t k, int64_t tokens,
+                                 void* staged) {
+  if constexpr (kInPlace<T>) {
+    WeightRows<T> out{weight, ldw, {}};
+    if (ldw == k) {
+      const int64_t units = (tokens + kTokenUnit - 1) / kTokenUnit;
+      const char* next = reinterpret_cast<const char*>(weight + rows * ldw);
+      out.next = {next, next + rows * k * int64_t(sizeof(T)), int((32 + units - 1) / units)};
+    }
+    return out;
+  } else {
+    const int64_t stride = staged_stride<T>(k);
+    Operand<T>* copy = static_cast<Operand<T>*>(staged);
+    for (int r = 0; r < rows; ++r) {
+      if constexpr (sizeof(Operand<T>) == sizeof(T))
+        memcpy(copy + r * stride, weight + r * ldw, size_t(k) * sizeof(T));
+      else
+        for_lanes(k, [&](int64_t i, int lanes) {
+          store(copy + r * stride + i, load(weight + r * ldw + i, lanes), lanes);
+        });
+    }
+    return {copy, stride, {}};
   }
+}
+
+// block (+)= weights · the tokens of one unit.
+template <typename T>
+inline void unit_product(WeightRows<T>& weight, int rows, int64_t tokens, int64_t k,
+                         const Operand<T>* packed, bool accumulate, ProductBlock& block) {
+  matmul(rows, tokens, k, weight.rows, weight.stride, packed, k, block.c[0], kTokenUnit, accumulate,
+         weight.next);
 }
 
 // Packs the tokens of every unit; token(i) is the address of sorted row i.

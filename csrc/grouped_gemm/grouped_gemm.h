@@ -3,8 +3,9 @@
 //
 //   out[m,n] = act(sum_k a[m,k] * b[e,n,k])   for offsets[e-1] <= m < offsets[e]
 //
-// act is the identity or relu2(v) = max(v,0)^2, applied to the fp32 accumulator; one rounding, on store.
-// Groups may be empty. Rows from offsets[E-1] on belong to no group and give 0. out aliases nothing.
+// act is the identity or relu2(v) = max(v,0)^2, applied to the fp32 accumulator; one rounding, on
+// store. Groups may be empty. Rows from offsets[E-1] on belong to no group and give 0. out aliases
+// nothing.
 #pragma once
 
 #include "core/types.h"

@@ -4,8 +4,9 @@
 //
 //   out = fc2 · experts(fc1 · x) + shared_down · relu2(shared_up · x)
 //
-// experts() is moe_mlp in width l. Rounded to the dtype of x: the latent fc1·x, the routed result, the shared
-// activation. The last two products and their sum share one fp32 accumulator and one rounding.
+// experts() is moe_mlp in width l. Rounded to the dtype of x: the latent fc1·x, the routed result,
+// the shared activation. The last two products and their sum share one fp32 accumulator and one
+// rounding.
 #pragma once
 
 #include "moe_mlp/moe_mlp.h"

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Mamba-2 state space scan (arXiv 2405.21060), the one contract for every backend. Per head h with
-// group g = h / (H/G), state s in R^{P x N}, s = initial state (or 0) before the first token:
+// The Mamba-2 state space scan (arXiv 2405.21060), the one contract for every backend. Per head h
+// with group g = h / (H/G), state s in R^{P x N}, s = initial state (or 0) before the first token:
 //
 //   dt' = clamp(softplus?(dt + dt_bias), dt_min, dt_max)      softplus is linear above 20
 //   s   = exp(dt' A) s + (dt' x_t) B_t^T
 //   y_t = (s C_t + D x_t) * silu(z_t)?
 //
 // The state starts anew where seq_idx changes and at each cu_seqlens offset. It is carried in fp32.
-// Inside a chunk of Q tokens the recurrence is evaluated in its dual, quadratic form as matrix products
-// whose operands have the dtype of x (fp32 accumulation); Q changes rounding and speed, nothing else.
-// y is rounded once. Subnormal fp32 intermediates may be taken as zero. out aliases nothing.
+// Inside a chunk of Q tokens the recurrence is evaluated in its dual, quadratic form as matrix
+// products whose operands have the dtype of x (fp32 accumulation); Q changes rounding and speed,
+// nothing else. y is rounded once. Subnormal fp32 intermediates may be taken as zero. out aliases
+// nothing.
 #pragma once
 
 #include "core/types.h"
