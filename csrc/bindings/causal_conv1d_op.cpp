@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bindings/cuda_library.h"
-#include "bindings/tensor.h"
+#include "bindings/op.h"
 #include "causal_conv1d/causal_conv1d.h"
 
 namespace ww {
@@ -36,20 +35,7 @@ std::tuple<Tensor, Tensor> causal_conv1d(const Tensor& x_in, const Tensor& weigh
         .floating_of(p.weight_dtype, p.weight_dtype);
   const OptTensor bias_row = row_major(bias), cu = row_major(cu_seqlens), idx = row_major(seq_idx);
   p.bias = data(bias_row);
-  p.num_seqs = p.B;
-  if (cu_seqlens) {
-    const Arg arg{op, "cu_seqlens", *cu_seqlens};
-    arg.dim(1, "(num_seqs + 1,)").like(x, "x");
-    p.cu_seqlens_is_int64 = arg.is_int64();
-    p.num_seqs = arg.size(0) - 1;
-    WW_CHECK(p.num_seqs >= 0, op, ": 'cu_seqlens' is empty, expected (num_seqs + 1,)");
-    p.cu_seqlens = data(cu);
-  }
-  if (seq_idx) {
-    Arg{op, "seq_idx", *seq_idx}.shape({p.B, p.T}, "(B, T)").like(x, "x").int32();
-    p.seq_idx = static_cast<const int32_t*>(data(idx));
-    p.seq_idx_stride_b = p.T;
-  }
+  read_sequences(op, x, idx, cu, p);
   if (initial_states) {
     const Arg arg{op, "initial_states", *initial_states};
     arg.shape({p.num_seqs, p.C, p.W - 1}, "(B or num_seqs, C, W-1)")
@@ -71,23 +57,13 @@ std::tuple<Tensor, Tensor> causal_conv1d(const Tensor& x_in, const Tensor& weigh
       return_final_states ? empty(x, {p.num_seqs, p.C, p.W - 1}, dtype) : empty(x, {0}, dtype);
   if (return_final_states) p.final_states = final_states.mutable_data_ptr();
 
-  if (x.is_cpu())
-    causal_conv1d_cpu(p);
-  else
-    launch_cuda(op, "ww_causal_conv1d", &p, x);
+  launch(op, x, p, causal_conv1d_cpu, "ww_causal_conv1d");
   return {out, final_states};
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
-  m.def(
-      "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, Tensor? initial_states, Tensor? "
-      "seq_idx, "
-      "Tensor? cu_seqlens, bool silu, bool return_final_states) -> (Tensor, Tensor)");
-}
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) { m.impl("causal_conv1d", TORCH_BOX(&causal_conv1d)); }
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) {
-  m.impl("causal_conv1d", TORCH_BOX(&causal_conv1d));
-}
+WW_TORCH_OP(causal_conv1d,
+            "(Tensor x, Tensor weight, Tensor? bias, Tensor? initial_states, Tensor? seq_idx, "
+            "Tensor? cu_seqlens, bool silu, bool return_final_states) -> (Tensor, Tensor)");
 
 }  // namespace
 }  // namespace ww

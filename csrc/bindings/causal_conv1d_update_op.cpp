@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bindings/cuda_library.h"
-#include "bindings/tensor.h"
+#include "bindings/op.h"
 #include "causal_conv1d_update/causal_conv1d_update.h"
 
 namespace ww {
@@ -56,25 +55,13 @@ Tensor causal_conv1d_update(const Tensor& x, const Tensor& conv_state, const Ten
   const Tensor out = empty_strided(x, sizes, strides, x.dim(), scalar_type(p.dtype));
   p.out = out.mutable_data_ptr();
   for (int d = 0; d < 3; ++d) p.out_stride[d] = strides[d];
-  if (x.is_cpu())
-    causal_conv1d_update_cpu(p);
-  else
-    launch_cuda(op, "ww_causal_conv1d_update", &p, x);
+  launch(op, x, p, causal_conv1d_update_cpu, "ww_causal_conv1d_update");
   return out;
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
-  m.def(
-      "causal_conv1d_update(Tensor x, Tensor(a!) conv_state, Tensor weight, Tensor? bias, bool "
-      "silu, "
-      "Tensor? cache_seqlens, Tensor? conv_state_indices) -> Tensor");
-}
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) {
-  m.impl("causal_conv1d_update", TORCH_BOX(&causal_conv1d_update));
-}
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) {
-  m.impl("causal_conv1d_update", TORCH_BOX(&causal_conv1d_update));
-}
+WW_TORCH_OP(causal_conv1d_update,
+            "(Tensor x, Tensor(a!) conv_state, Tensor weight, Tensor? bias, bool silu, Tensor? "
+            "cache_seqlens, Tensor? conv_state_indices) -> Tensor");
 
 }  // namespace
 }  // namespace ww

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bindings/cuda_library.h"
-#include "bindings/tensor.h"
+#include "bindings/op.h"
 #include "grouped_gemm/grouped_gemm.h"
 
 namespace ww {
@@ -25,18 +24,11 @@ Tensor grouped_gemm(const Tensor& a_in, const Tensor& b_in, const Tensor& offset
   const Tensor out = empty(a, {p.M, p.N}, scalar_type(p.dtype));
   p.out = out.mutable_data_ptr(), p.out_stride_m = p.N;
 
-  if (a.is_cpu())
-    grouped_gemm_cpu(p);
-  else
-    launch_cuda(op, "ww_grouped_gemm", &p, a);
+  launch(op, a, p, grouped_gemm_cpu, "ww_grouped_gemm");
   return out;
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
-  m.def("grouped_gemm(Tensor a, Tensor b, Tensor offsets, bool relu2) -> Tensor");
-}
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) { m.impl("grouped_gemm", TORCH_BOX(&grouped_gemm)); }
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) { m.impl("grouped_gemm", TORCH_BOX(&grouped_gemm)); }
+WW_TORCH_OP(grouped_gemm, "(Tensor a, Tensor b, Tensor offsets, bool relu2) -> Tensor");
 
 }  // namespace
 }  // namespace ww

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "latent_moe/latent_moe.h"
 
-#include "bindings/cuda_library.h"
 #include "bindings/moe_args.h"
+#include "bindings/op.h"
 
 namespace ww {
 namespace {
@@ -53,21 +53,13 @@ Tensor latent_moe(const Tensor& x_in, const Tensor& weights, const Tensor& indic
   const Tensor out = empty(x, {p.T, p.d}, dtype);
   p.out = out.mutable_data_ptr();
 
-  if (x.is_cpu())
-    latent_moe_cpu(p);
-  else
-    launch_cuda(op, "ww_latent_moe", &p, x);
+  launch(op, x, p, latent_moe_cpu, "ww_latent_moe");
   return out;
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
-  m.def(
-      "latent_moe(Tensor x, Tensor weights, Tensor indices, Tensor? fc1, Tensor up, Tensor down, "
-      "Tensor? fc2, "
-      "Tensor? shared_up, Tensor? shared_down) -> Tensor");
-}
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) { m.impl("latent_moe", TORCH_BOX(&latent_moe)); }
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) { m.impl("latent_moe", TORCH_BOX(&latent_moe)); }
+WW_TORCH_OP(latent_moe,
+            "(Tensor x, Tensor weights, Tensor indices, Tensor? fc1, Tensor up, Tensor down, "
+            "Tensor? fc2, Tensor? shared_up, Tensor? shared_down) -> Tensor");
 
 }  // namespace
 }  // namespace ww

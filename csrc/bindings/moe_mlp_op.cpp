@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bindings/cuda_library.h"
 #include "bindings/moe_args.h"
+#include "bindings/op.h"
 
 namespace ww {
 
@@ -49,18 +49,12 @@ Tensor moe_mlp(const Tensor& x_in, const Tensor& up, const Tensor& down, const T
   const Tensor out = empty(x, {p.T, p.K}, scalar_type(p.dtype));
   p.out = out.mutable_data_ptr(), p.out_stride_t = p.K;
 
-  if (x.is_cpu())
-    moe_mlp_cpu(p);
-  else
-    launch_cuda(op, "ww_moe_mlp", &p, x);
+  launch(op, x, p, moe_mlp_cpu, "ww_moe_mlp");
   return out;
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
-  m.def("moe_mlp(Tensor x, Tensor up, Tensor down, Tensor weights, Tensor indices) -> Tensor");
-}
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) { m.impl("moe_mlp", TORCH_BOX(&moe_mlp)); }
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) { m.impl("moe_mlp", TORCH_BOX(&moe_mlp)); }
+WW_TORCH_OP(moe_mlp,
+            "(Tensor x, Tensor up, Tensor down, Tensor weights, Tensor indices) -> Tensor");
 
 }  // namespace
 }  // namespace ww

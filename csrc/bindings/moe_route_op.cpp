@@ -2,8 +2,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "bindings/cuda_library.h"
-#include "bindings/tensor.h"
+#include "bindings/op.h"
 #include "moe_route/moe_route.h"
 
 namespace ww {
@@ -43,21 +42,13 @@ std::tuple<Tensor, Tensor> moe_route(const Tensor& x, const Tensor& weight,
   const Tensor indices = empty(x, sizes.data(), x.dim(), ScalarType::Int);
   p.weights = static_cast<float*>(weights.mutable_data_ptr());
   p.indices = static_cast<int32_t*>(indices.mutable_data_ptr());
-  if (x.is_cpu())
-    moe_route_cpu(p);
-  else
-    launch_cuda(op, "ww_moe_route", &p, x);
+  launch(op, x, p, moe_route_cpu, "ww_moe_route");
   return {weights, indices};
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
-  m.def(
-      "moe_route(Tensor x, Tensor weight, Tensor? correction_bias, int top_k, int n_group, int "
-      "topk_group, "
-      "bool normalize, float scale) -> (Tensor, Tensor)");
-}
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) { m.impl("moe_route", TORCH_BOX(&moe_route)); }
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) { m.impl("moe_route", TORCH_BOX(&moe_route)); }
+WW_TORCH_OP(moe_route,
+            "(Tensor x, Tensor weight, Tensor? correction_bias, int top_k, int n_group, int "
+            "topk_group, bool normalize, float scale) -> (Tensor, Tensor)");
 
 }  // namespace
 }  // namespace ww

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bindings/cuda_library.h"
-#include "bindings/tensor.h"
+#include "bindings/op.h"
 #include "rms_norm/rms_norm.h"
 
 namespace ww {
@@ -46,10 +45,7 @@ std::pair<Tensor, OptTensor> run(const Tensor& x, const Tensor& weight, const Op
   p.out = out.mutable_data_ptr();
   OptTensor sum;
   if (residual) sum = empty_like(x, scalar_type(p.dtype)), p.sum = sum->mutable_data_ptr();
-  if (x.is_cpu())
-    rms_norm_cpu(p);
-  else
-    launch_cuda(op, "ww_rms_norm", &p, x);
+  launch(op, x, p, rms_norm_cpu, "ww_rms_norm");
   return {out, sum};
 }
 
@@ -65,20 +61,11 @@ std::tuple<Tensor, Tensor> rms_norm_residual(const Tensor& x, const Tensor& weig
   return {out, *sum};
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
-  m.def("rms_norm(Tensor x, Tensor weight, Tensor? gate, int? group_size, float eps) -> Tensor");
-  m.def(
-      "rms_norm_residual(Tensor x, Tensor weight, Tensor residual, int? group_size, float eps) "
-      "-> (Tensor, Tensor)");
-}
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) {
-  m.impl("rms_norm", TORCH_BOX(&rms_norm));
-  m.impl("rms_norm_residual", TORCH_BOX(&rms_norm_residual));
-}
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) {
-  m.impl("rms_norm", TORCH_BOX(&rms_norm));
-  m.impl("rms_norm_residual", TORCH_BOX(&rms_norm_residual));
-}
+WW_TORCH_OP(rms_norm,
+            "(Tensor x, Tensor weight, Tensor? gate, int? group_size, float eps) -> Tensor");
+WW_TORCH_OP(
+    rms_norm_residual,
+    "(Tensor x, Tensor weight, Tensor residual, int? group_size, float eps) -> (Tensor, Tensor)");
 
 }  // namespace
 }  // namespace ww

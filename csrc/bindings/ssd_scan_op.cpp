@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ssd_scan/ssd_scan.h"
 
-#include "bindings/cuda_library.h"
-#include "bindings/tensor.h"
+#include "bindings/op.h"
 
 namespace ww {
 namespace {
@@ -44,7 +43,7 @@ std::tuple<Tensor, Tensor> ssd_scan(const Tensor& x_in, const Tensor& dt, const 
   p.B_stride_g = B.stride(2);
   p.C = data(C), p.C_stride_b = C.stride(0), p.C_stride_t = C.stride(1), p.C_stride_g = C.stride(2);
 
-  OptTensor D, z, dt_bias, states, idx, cu;
+  OptTensor D, z, dt_bias, states;
   if (D_in) {
     const Arg arg{op, "D", *D_in};
     if (arg.tensor.dim() == 2)
@@ -70,20 +69,8 @@ std::tuple<Tensor, Tensor> ssd_scan(const Tensor& x_in, const Tensor& dt, const 
     dt_bias = as_float32(*dt_bias_in);
     p.dt_bias = static_cast<const float*>(data(dt_bias));
   }
-  p.num_seqs = p.B;
-  if (cu_seqlens) {
-    const Arg arg{op, "cu_seqlens", *cu_seqlens};
-    p.cu_seqlens_is_int64 = arg.dim(1, "(num_seqs + 1,)").like(x, "x").is_int64();
-    p.num_seqs = arg.size(0) - 1;
-    WW_CHECK(p.num_seqs >= 0, op, ": 'cu_seqlens' is empty, expected (num_seqs + 1,)");
-    cu = row_major(*cu_seqlens);
-    p.cu_seqlens = data(cu);
-  }
-  if (seq_idx) {
-    Arg{op, "seq_idx", *seq_idx}.shape({p.B, p.T}, "(B, T)").like(x, "x").int32();
-    idx = row_major(*seq_idx);
-    p.seq_idx = static_cast<const int32_t*>(data(idx)), p.seq_idx_stride_b = p.T;
-  }
+  const OptTensor cu = row_major(cu_seqlens), idx = row_major(seq_idx);
+  read_sequences(op, x, idx, cu, p);
   if (initial_states) {
     Arg{op, "initial_states", *initial_states}
         .shape({p.num_seqs, p.H, p.P, p.N}, "(B or num_seqs, H, P, N)")
@@ -101,23 +88,15 @@ std::tuple<Tensor, Tensor> ssd_scan(const Tensor& x_in, const Tensor& dt, const 
                                   : empty(x, {0}, ScalarType::Float);
   if (return_final_states) p.final_states = static_cast<float*>(final_states.mutable_data_ptr());
 
-  if (x.is_cpu())
-    ssd_scan_cpu(p);
-  else
-    launch_cuda(op, "ww_ssd_scan", &p, x);
+  launch(op, x, p, ssd_scan_cpu, "ww_ssd_scan");
   return {out, final_states};
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
-  m.def(
-      "ssd_scan(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, int chunk_size, Tensor? D, "
-      "Tensor? z, "
-      "Tensor? dt_bias, bool dt_softplus, float dt_min, float dt_max, Tensor? initial_states, "
-      "Tensor? seq_idx, "
-      "Tensor? cu_seqlens, bool return_final_states) -> (Tensor, Tensor)");
-}
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) { m.impl("ssd_scan", TORCH_BOX(&ssd_scan)); }
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) { m.impl("ssd_scan", TORCH_BOX(&ssd_scan)); }
+WW_TORCH_OP(
+    ssd_scan,
+    "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, int chunk_size, Tensor? D, Tensor? z, "
+    "Tensor? dt_bias, bool dt_softplus, float dt_min, float dt_max, Tensor? initial_states, "
+    "Tensor? seq_idx, Tensor? cu_seqlens, bool return_final_states) -> (Tensor, Tensor)");
 
 }  // namespace
 }  // namespace ww

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bindings/cuda_library.h"
-#include "bindings/tensor.h"
+#include "bindings/op.h"
 #include "ssm_step/ssm_step.h"
 
 namespace ww {
@@ -96,22 +95,14 @@ Tensor ssm_step(const Tensor& state, const Tensor& x, const Tensor& dt, const Te
 
   const Tensor out = empty_like(x, scalar_type(p.dtype));
   p.out = out.mutable_data_ptr();
-  if (x.is_cpu())
-    ssm_step_cpu(p);
-  else
-    launch_cuda(op, "ww_ssm_step", &p, x);
+  launch(op, x, p, ssm_step_cpu, "ww_ssm_step");
   return out;
 }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(warpweave, m) {
-  m.def(
-      "ssm_step(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
-      "Tensor? z, "
-      "Tensor? dt_bias, bool dt_softplus, float dt_min, float dt_max, Tensor? state_indices, "
-      "Tensor(b!)? intermediate_states) -> Tensor");
-}
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CPU, m) { m.impl("ssm_step", TORCH_BOX(&ssm_step)); }
-STABLE_TORCH_LIBRARY_IMPL(warpweave, CUDA, m) { m.impl("ssm_step", TORCH_BOX(&ssm_step)); }
+WW_TORCH_OP(ssm_step,
+            "(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
+            "Tensor? z, Tensor? dt_bias, bool dt_softplus, float dt_min, float dt_max, Tensor? "
+            "state_indices, Tensor(b!)? intermediate_states) -> Tensor");
 
 }  // namespace
 }  // namespace ww

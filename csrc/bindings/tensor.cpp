@@ -159,4 +159,21 @@ Tensor as_float32(const Tensor& t) {
                                                         : torch::stable::to(t, ScalarType::Float));
 }
 
+void read_sequences(const char* op, const Tensor& x, const OptTensor& seq_idx,
+                    const OptTensor& cu_seqlens, SequenceLayout& layout) {
+  layout.num_seqs = layout.B;
+  if (cu_seqlens) {
+    const Arg arg{op, "cu_seqlens", *cu_seqlens};
+    layout.cu_seqlens_is_int64 = arg.dim(1, "(num_seqs + 1,)").like(x, "x").is_int64();
+    layout.num_seqs = arg.size(0) - 1;
+    WW_CHECK(layout.num_seqs >= 0, op, ": 'cu_seqlens' is empty, expected (num_seqs + 1,)");
+    layout.cu_seqlens = data(*cu_seqlens);
+  }
+  if (seq_idx) {
+    Arg{op, "seq_idx", *seq_idx}.shape({layout.B, layout.T}, "(B, T)").like(x, "x").int32();
+    layout.seq_idx = static_cast<const int32_t*>(data(*seq_idx));
+    layout.seq_idx_stride_b = layout.T;
+  }
+}
+
 }  // namespace ww

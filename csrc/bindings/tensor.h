@@ -14,6 +14,7 @@
 #include <tuple>
 
 #include "core/check.h"
+#include "core/segment.h"
 #include "core/types.h"
 
 namespace ww {
@@ -83,6 +84,10 @@ inline Tensor unit_last_stride(const Tensor& t) {
 
 // A small parameter (per expert, per head) in another float dtype, as a float32 row: one tiny copy.
 Tensor as_float32(const Tensor& t);
+
+// Fills all of `layout` but B and T, which must be there. The tensors are row-major and outlive it.
+void read_sequences(const char* op, const Tensor& x, const OptTensor& seq_idx,
+                    const OptTensor& cu_seqlens, SequenceLayout& layout);
 
 inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
 inline const void* data(const OptTensor& t) { return t ? t->const_data_ptr() : nullptr; }

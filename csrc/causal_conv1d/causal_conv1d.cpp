@@ -15,17 +15,12 @@ void causal_conv1d_check(const CausalConv1dParams& p) {
   WW_CHECK(p.weight_dtype == p.dtype || p.weight_dtype == DType::f32, "causal_conv1d: 'weight' is ",
            dtype_name(p.weight_dtype), "; supported: float32 or the dtype of 'x', ",
            dtype_name(p.dtype));
-  WW_CHECK(!p.seq_idx || !p.cu_seqlens,
-           "causal_conv1d: 'seq_idx' and 'cu_seqlens' exclude each other");
-  WW_CHECK(!p.cu_seqlens || p.B == 1,
-           "causal_conv1d: 'cu_seqlens' needs one packed row, but 'x' has batch ", p.B);
+  check_sequences("causal_conv1d", p);
 }
 
 void causal_conv1d_cpu(const CausalConv1dParams& p) {
   causal_conv1d_check(p);
-  const std::vector<Segment> segments = make_segments(
-      "causal_conv1d",
-      {p.B, p.T, p.seq_idx, p.seq_idx_stride_b, p.cu_seqlens, p.cu_seqlens_is_int64, p.num_seqs});
+  const std::vector<Segment> segments = make_segments("causal_conv1d", p);
   causal_conv1d_kernel({p, segments.data(), int64_t(segments.size())});
 }
 

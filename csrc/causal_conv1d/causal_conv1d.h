@@ -9,13 +9,13 @@
 // accumulation from w = 0 upwards after the bias; one rounding, on store. out must not alias x.
 #pragma once
 
+#include "core/segment.h"
 #include "core/types.h"
 
 namespace ww {
 
-struct CausalConv1dParams {
-  int64_t B, C, T, W;          // W in 2..4
-  int64_t num_seqs;            // rows of the states: B, or the sequences of cu_seqlens
+struct CausalConv1dParams : SequenceLayout {
+  int64_t C, W;                // W in 2..4
   DType dtype;                 // of x, states, out
   DType weight_dtype;          // of weight and bias: dtype or f32
   bool silu;
@@ -26,10 +26,6 @@ struct CausalConv1dParams {
   const void* bias;            // (C) contiguous; may be null
   const void* initial_states;  // (num_seqs,C,W-1); may be null: zeros
   int64_t initial_stride_b, initial_stride_c, initial_stride_w;
-  const int32_t* seq_idx;      // (B,T), T contiguous; may be null
-  int64_t seq_idx_stride_b;
-  const void* cu_seqlens;      // (num_seqs+1), B == 1; may be null; excludes seq_idx
-  bool cu_seqlens_is_int64;
   void* out;                   // (B,C,T), unit stride along the same axis as x
   int64_t out_stride_b, out_stride_c, out_stride_t;
   void* final_states;          // (num_seqs,C,W-1) contiguous; may be null: not wanted

@@ -25,6 +25,12 @@ std::vector<Segment> from_cu_seqlens(const char* op, const SequenceLayout& s) {
 
 }  // namespace
 
+void check_sequences(const char* op, const SequenceLayout& s) {
+  WW_CHECK(!s.seq_idx || !s.cu_seqlens, op, ": 'seq_idx' and 'cu_seqlens' exclude each other");
+  WW_CHECK(!s.cu_seqlens || s.B == 1, op, ": 'cu_seqlens' needs one packed row, but 'x' has batch ",
+           s.B);
+}
+
 std::vector<Segment> make_segments(const char* op, const SequenceLayout& s) {
   if (s.cu_seqlens) return from_cu_seqlens(op, s);
   std::vector<Segment> segments;

@@ -17,16 +17,12 @@ void ssd_scan_check(const SsdScanParams& p) {
            " groups, which do not divide the ", p.H, " heads of 'x'");
   WW_CHECK(p.dt_min <= p.dt_max, "ssd_scan: 'dt_limit' is (", p.dt_min, ", ", p.dt_max,
            "); the first must not pass the second");
-  WW_CHECK(!p.seq_idx || !p.cu_seqlens, "ssd_scan: 'seq_idx' and 'cu_seqlens' exclude each other");
-  WW_CHECK(!p.cu_seqlens || p.B == 1,
-           "ssd_scan: 'cu_seqlens' needs one packed row, but 'x' has batch ", p.B);
+  check_sequences("ssd_scan", p);
 }
 
 void ssd_scan_cpu(const SsdScanParams& p) {
   ssd_scan_check(p);
-  const std::vector<Segment> segments = make_segments(
-      "ssd_scan",
-      {p.B, p.T, p.seq_idx, p.seq_idx_stride_b, p.cu_seqlens, p.cu_seqlens_is_int64, p.num_seqs});
+  const std::vector<Segment> segments = make_segments("ssd_scan", p);
   ssd_scan_kernel({p, segments.data(), int64_t(segments.size())});
 }
 

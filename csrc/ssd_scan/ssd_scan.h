@@ -13,42 +13,38 @@
 // nothing.
 #pragma once
 
+#include "core/segment.h"
 #include "core/types.h"
 
 namespace ww {
 
-struct SsdScanParams {
-  int64_t B, T, H, P, G, N;             // G divides H
-  int64_t Q;                            // chunk length, 1 to kMaxSsdChunk
-  int64_t num_seqs;                     // rows of the states: B, or the sequences of cu_seqlens
-  DType dtype;                          // of x, B, C, z, out: f32 or bf16
-  DType dt_dtype;                       // of dt: dtype or f32
+struct SsdScanParams : SequenceLayout {
+  int64_t H, P, G, N;                         // G divides H
+  int64_t Q;                                  // chunk length, 1 to kMaxSsdChunk
+  DType dtype;                                // of x, B, C, z, out: f32 or bf16
+  DType dt_dtype;                             // of dt: dtype or f32
   bool dt_softplus;
   float dt_min, dt_max;
-  const void* x;                        // (B,T,H,P), P contiguous
+  const void* x;                              // (B,T,H,P), P contiguous
   int64_t x_stride_b, x_stride_t, x_stride_h;
-  const void* dt;                       // (B,T,H)
+  const void* dt;                             // (B,T,H)
   int64_t dt_stride_b, dt_stride_t, dt_stride_h;
-  const float* A;                       // (H)
-  const void* B_;                       // (B,T,G,N), N contiguous
+  const float* A;                             // (H)
+  const void* B_;                             // (B,T,G,N), N contiguous
   int64_t B_stride_b, B_stride_t, B_stride_g;
-  const void* C;                        // (B,T,G,N), N contiguous
+  const void* C;                              // (B,T,G,N), N contiguous
   int64_t C_stride_b, C_stride_t, C_stride_g;
-  const float* D;                       // (H) or (H,P), D_stride_p 0 or 1; may be null
+  const float* D;                             // (H) or (H,P), D_stride_p 0 or 1; may be null
   int64_t D_stride_h, D_stride_p;
-  const void* z;                        // (B,T,H,P), P contiguous; may be null
+  const void* z;                              // (B,T,H,P), P contiguous; may be null
   int64_t z_stride_b, z_stride_t, z_stride_h;
-  const float* dt_bias;                 // (H); may be null
-  const float* initial_states;          // (num_seqs,H,P,N) row-major; may be null: zeros
-  const int32_t* seq_idx;               // (B,T), T contiguous; may be null
-  int64_t seq_idx_stride_b;
-  const void* cu_seqlens;               // (num_seqs+1), B == 1; may be null; excludes seq_idx
-  bool cu_seqlens_is_int64;
-  void* out;                            // (B,T,H,P) row-major
-  float* final_states;                  // (num_seqs,H,P,N) row-major; may be null: not wanted
+  const float* dt_bias;                       // (H); may be null
+  const float* initial_states;                // (num_seqs,H,P,N) row-major; may be null: zeros
+  void* out;                                  // (B,T,H,P) row-major
+  float* final_states;                        // (num_seqs,H,P,N) row-major; may be null: not wanted
 };
 
-constexpr int64_t kMaxSsdChunk = 1024;  // a chunk's Q x Q products are kept per thread
+constexpr int64_t kMaxSsdChunk = 1024;        // a chunk's Q x Q products are kept per thread
 
 void ssd_scan_check(const SsdScanParams& p);  // throws ww::Error on what the contract forbids
 void ssd_scan_cpu(const SsdScanParams& p);
