@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+// The order of events. A seeded scheduler picks a warp of a cluster, runs it for a random stretch, lets
+// asynchronous work complete in between, and from time to time turns to another resident cluster.
+#include <algorithm>
+
+#include "engine/calls.h"
+#include "engine/counters.h"
+#include "engine/launch.h"
+#include "engine/waits.h"
+
+namespace ptxsim {
+namespace {
+
+bool pick(Warp& w, Random& random) {
+  Fragment* next = choose_fragment(w, random);
+  if (!next) return false;
+  next->wait = {};
+  bind(w, *next);
+  return true;
+}
+
+// Executes the next instruction of the bound fragment.
+void step(Warp& w, Launch& launch) {
+  Fragment& f = *w.fragment;
+  const Op& op = f.frame->program->ops[f.pc];
+  w.mask = f.mask;
+  if (op.guard != Op::kNone) {
+    const uint32_t p = w.predicate(op.guard);
+    w.mask &= op.guard_negated ? ~p : p;
+  }
+  if (op.converges && !converged(w, w.live)) {
+    w.fragment = nullptr;
+    return;
+  }
+  ++launch.counters->executed[size_t(op.kind)];
+  ++launch.instructions;
+  if (w.mask == 0) {
+    ++launch.counters->predicated_off;
+    ++f.pc;
+    return;
+  }
+  if (op.converges && w.mask != f.mask)
+    fault(w, op, Report::Kind::barrier_misuse, f.mask & ~w.mask,
+          "lanes of a warp disagree about the guard of an aligned instruction");
+  switch (op.run(w, op)) {
+    case Flow::next: ++f.pc; break;
+    case Flow::wait: w.fragment = nullptr; break;
+    case Flow::jump: break;
+  }
+}
+
+// Runs a warp for at most `budget` instructions; it may stop earlier to wait.
+void run_warp(Warp& w, uint64_t budget) {
+  Launch& launch = w.launch();
+  Random& random = launch.schedule.random;
+  for (; budget > 0 && w.live; --budget) {
+    if (w.fragments.size() > 1 && w.fragment) {
+      const Op& op = w.fragment->frame->program->ops[w.fragment->pc];
+      if (op.is_label ||
+          op.converges) {  // lanes may meet, and lanes behind get the chance to catch up
+        merge_fragments(w);
+        w.fragment = nullptr;
+      }
+    }
+    if (!w.fragment && !pick(w, random)) return;
+    step(w, launch);
+  }
+}
+
+bool has_work(Cluster& cluster) {
+  for (Block& block : cluster.blocks)
+    if (block.live) return true;
+  return !cluster.pending.empty();
+}
+
+// Runs a cluster until it ends, waits for something outside, or its quantum is used up. Returns false if
+// nothing in it could run.
+bool run_cluster(Launch& launch, Cluster& cluster, uint64_t quantum) {
+  Schedule& schedule = launch.schedule;
+  Random& random = schedule.random;
+  std::vector<Warp*> warps;
+  for (Block& block : cluster.blocks)
+    for (Warp& warp : block.warps) warps.push_back(&warp);
+  const uint64_t stop = launch.instructions + quantum;
+  bool ran = false;
+  while (launch.instructions < stop && has_work(cluster)) {
+    if (!cluster.pending.empty() &&
+        (schedule.async == Schedule::Async::early ||
+         (schedule.async == Schedule::Async::random && random.one_in(4))))
+      ran |= complete_one(cluster, random);
+    // The first warp from a random one on that can run.
+    const uint32_t first = random.below(uint32_t(warps.size()));
+    bool found = false;
+    for (size_t i = 0; i < warps.size() && !found; ++i) {
+      Warp& w = *warps[(first + i) % warps.size()];
+      if (!w.live || (!w.fragment && !choose_fragment(w, random))) continue;
+      const uint64_t before = launch.instructions;
+      run_warp(w, 1 + random.below(schedule.warp_quantum));
+      found = launch.instructions != before;
+    }
+    if (found) {
+      ran = true;
+    } else if (complete_one(cluster, random)) {
+      ran = true;
+    } else {
+      return ran;
+    }
+    if (launch.options.max_instructions && launch.instructions > launch.options.max_instructions)
+      throw Fault{
+          {Report::Kind::limit,
+           true,
+           launch.kernel,
+           cluster.blocks[0].index,
+           {0, 0, 0},
+           0,
+           "",
+           "more than " + std::to_string(launch.options.max_instructions) + " warp instructions"}};
+  }
+  return ran;
+}
+
+std::unique_ptr<Cluster> start_cluster(Launch& launch, uint64_t index) {
+  const LaunchConfig& c = launch.config;
+  const Dim3 clusters{c.grid.x / c.cluster.x, c.grid.y / c.cluster.y, c.grid.z / c.cluster.z};
+  auto cluster = std::make_unique<Cluster>();
+  cluster->launch = &launch;
+  cluster->index = {uint32_t(index % clusters.x), uint32_t(index / clusters.x % clusters.y),
+                    uint32_t(index / clusters.x / clusters.y)};
+  cluster->blocks.resize(c.cluster.count());
+  const uint32_t threads = uint32_t(c.block.count());
+  uint32_t rank = 0;
+  for (Block& block : cluster->blocks) {
+    block.cluster = cluster.get();
+    block.rank = rank;
+    block.index = {cluster->index.x * c.cluster.x + rank % c.cluster.x,
+                   cluster->index.y * c.cluster.y + rank / c.cluster.x % c.cluster.y,
+                   cluster->index.z * c.cluster.z + rank / c.cluster.x / c.cluster.y};
+    ++rank;
+    block.shared.assign(launch.shared_bytes, 0xcb);
+    block.written.assign((launch.shared_bytes + 63) / 64, 0);
+    block.threads = block.live = threads;
+    cluster->live += threads;
+    block.warps.resize((threads + kLanes - 1) / kLanes);
+    for (uint32_t i = 0; i < block.warps.size(); ++i) {
+      Warp& w = block.warps[i];
+      w.block = &block;
+      w.index = i;
+      const uint32_t lanes = std::min(uint32_t(kLanes), threads - i * kLanes);
+      w.live = lanes == kLanes ? kAllLanes : (1u << lanes) - 1;
+      Fragment f;
+      f.mask = w.live;
+      f.frame = make_frame(w, launch.programs.entry(), nullptr);
+      w.fragments.push_back(std::move(f));
+    }
+  }
+  return cluster;
+}
+
+[[noreturn]] void report_deadlock(Launch& launch) {
+  std::string text = "nothing can run any more";
+  int shown = 0;
+  const Warp* first = nullptr;
+  for (const auto& cluster : launch.resident)
+    for (const Block& block : cluster->blocks)
+      for (const Warp& warp : block.warps)
+        for (const Fragment& f : warp.fragments) {
+          if (!first) first = &warp;
+          if (++shown <= 32) text += "\n  " + describe_wait(warp, f);
+        }
+  if (shown > 32) text += "\n  and " + std::to_string(shown - 32) + " more";
+  Fault deadlock{{Report::Kind::deadlock, true, launch.kernel, {}, {}, 0, "", text}};
+  if (first) {
+    const Fragment& f = first->fragments[0];
+    Report at =
+        make_report(*first, f.frame->program->ops[f.pc], Report::Kind::deadlock, f.mask, text);
+    at.is_fault = true;
+    deadlock.report = at;
+  }
+  throw deadlock;
+}
+
+}  // namespace
+
+Schedule::Schedule(uint64_t seed)
+    : random(seed), async(Async(seed % 3)), warp_quantum(1), cluster_quantum(1) {
+  static constexpr uint32_t kWarp[] = {64, 1, 256, 16, 4, 1024};
+  warp_quantum = kWarp[seed / 3 % 6];
+  cluster_quantum = seed % 4 == 3 ? 256 : 100000;
+}
+
+// A block may not end while something still writes to its memory or with an mbarrier's bytes under way;
+// what is pending for it completes before its memory goes.
+void finish_cluster(Cluster& cluster) { cluster.launch->counters->blocks += 0; }
+
+bool Launch::run() {
+  const uint64_t clusters = config.grid.count() / config.cluster.count();
+  // What the card holds at once; blocks may rely on one another only within that (PTX ISA, cooperative
+  // launches), and starting in order is what cards do.
+  const uint64_t blocks_at_once = std::max<uint64_t>(resident_limit, 1);
+  uint64_t started = 0;
+  try {
+    while (started < clusters || !resident.empty()) {
+      bool ran = false;
+      for (size_t i = 0; i < resident.size();) {
+        ran |= run_cluster(*this, *resident[i],
+                           1 + schedule.random.below(uint32_t(schedule.cluster_quantum)));
+        if (has_work(*resident[i])) {
+          ++i;
+        } else {
+          finish_cluster(*resident[i]);
+          resident.erase(resident.begin() + long(i));
+          ran = true;
+        }
+      }
+      // More start when what runs has used up its turn, so that blocks overlap as on a card, or at once
+      // if it cannot go on without them.
+      if (started < clusters && (resident.size() + 1) * config.cluster.count() <= blocks_at_once) {
+        resident.push_back(start_cluster(*this, started++));
+        ran = true;
+      }
+      if (!ran) report_deadlock(*this);
+    }
+  } catch (const Fault& f) {
+    reports.push_back(f.report);
+    resident.clear();
+    return false;
+  }
+  return true;
+}
+
+}  // namespace ptxsim

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+// ld, st, address conversion, and the hints that need no action: PTX ISA 9.7.9.
+#include <cstring>
+
+#include "engine/lanes.h"
+#include "engine/memory.h"
+#include "engine/operands.h"
+#include "engine/races.h"
+
+namespace ptxsim {
+
+using ptx::Operand;
+using ptx::Type;
+
+// --- Address operands, shared with the other files of memory instructions ---
+
+AddressForm decode_address(Decode& d, const Operand& operand, SpaceKind space) {
+  const Address a = d.address(operand);
+  AddressForm form;
+  form.space = space;
+  form.offset = a.offset;
+  switch (a.base) {
+    case Address::Base::register32: form.slot = a.slot, form.is_wide = false; break;
+    case Address::Base::register64: form.slot = a.slot, form.is_wide = true; break;
+    case Address::Base::constant:
+      form.slot = Op::kNone;
+      if (a.is_kernel_param) form.space = SpaceKind::param_kernel;
+      if (a.is_local_param) form.space = SpaceKind::param_local;
+  }
+  return form;
+}
+
+void read_addresses(const Warp& w, const AddressForm& form, uint64_t* out) {
+  if (form.slot == Op::kNone) {
+    for (int l = 0; l < kLanes; ++l) out[l] = uint64_t(form.offset);
+  } else if (form.is_wide) {
+    const uint64_t* base = w.lanes<uint64_t>(form.slot);
+    for (int l = 0; l < kLanes; ++l) out[l] = base[l] + uint64_t(form.offset);
+  } else {  // 32-bit addresses wrap
+    const uint32_t* base = w.lanes<uint32_t>(form.slot);
+    for (int l = 0; l < kLanes; ++l) out[l] = uint32_t(base[l] + uint32_t(form.offset));
+  }
+}
+
+SpaceKind take_space(Decode& d) {
+  static constexpr std::pair<const char*, SpaceKind> kSpaces[] = {
+      {"global", SpaceKind::global},
+      {"shared", SpaceKind::shared},
+      {"shared::cta", SpaceKind::shared},
+      {"shared::cluster", SpaceKind::shared},
+      {"local", SpaceKind::local},
+      {"const", SpaceKind::constant},
+      {"param", SpaceKind::param_kernel},
+      {"param::entry", SpaceKind::param_kernel},
+      {"param::func", SpaceKind::param_local}};
+  for (const auto& [name, space] : kSpaces)
+    if (d.mods.take(name)) return space;
+  return SpaceKind::generic;
+}
+
+// Caches are not simulated: every access reaches memory, so what steers them changes nothing.
+void take_cache_hints(Decode& d) {
+  d.mods.take_one_of({"ca", "cg", "cs", "lu", "cv", "wb", "wt"});
+  d.mods.take_one_of({"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first",
+                      "L1::evict_last", "L1::no_allocate"});
+  d.mods.take_one_of({"L2::evict_normal", "L2::evict_first", "L2::evict_last"});
+  d.mods.take("L2::cache_hint");
+  d.mods.take_one_of({"L2::64B", "L2::128B", "L2::256B"});
+}
+
+Order take_order(Decode& d) {
+  Order order;
+  const int kind =
+      d.mods.take_one_of({"weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "mmio"});
+  order.is_strong = kind > 0;
+  order.acquires = kind == 3 || kind == 5;
+  order.releases = kind == 4 || kind == 5;
+  if (kind == 6) d.mods.require_one_of({"relaxed"});
+  if (kind >= 2)
+    order.scope = Order::Scope(d.mods.require_one_of({"cta", "cluster", "gpu", "sys"}));
+  if (kind == 1) order.scope = Order::Scope::sys;
+  return order;
+}
+
+namespace {
+
+struct MemoryForm {
+  AddressForm address;
+  Access access;
+  Order order;
+  uint32_t count = 1, element = 4;
+  bool is_signed = false;
+  uint32_t slots[8] = {}, sizes[8] = {};  // registers and their bytes
+};
+
+template <typename T>
+inline void spread(Warp& w, const MemoryForm& f, const Place* places) {
+  for (uint32_t i = 0; i < f.count; ++i) {
+    T* out = w.lanes<T>(f.slots[i]);
+    for_active(w.mask, [&](int l) { memcpy(out + l, places[l].data + i * sizeof(T), sizeof(T)); });
+  }
+}
+
+Flow run_load(Warp& w, const Op& op) {
+  const auto& f = *static_cast<const MemoryForm*>(op.form);
+  uint64_t addresses[kLanes];
+  Place places[kLanes];
+  read_addresses(w, f.address, addresses);
+  access_memory(w, op, f.address.space, addresses, f.access, places);
+  if (f.element == f.sizes[0]) {
+    if (f.element == 4)
+      spread<uint32_t>(w, f, places);
+    else if (f.element == 8)
+      spread<uint64_t>(w, f, places);
+    else if (f.element == 2)
+      spread<uint16_t>(w, f, places);
+    else
+      spread<unsigned __int128>(w, f, places);
+  } else {  // widened: sign or zeros
+    for (uint32_t i = 0; i < f.count; ++i)
+      for_active(w.mask, [&](int l) {
+        int64_t value = 0;
+        memcpy(&value, places[l].data + i * f.element, f.element);
+        const int shift = 64 - 8 * int(f.element);
+        if (f.is_signed) value = int64_t(uint64_t(value) << shift) >> shift;
+        memcpy(w.registers + f.slots[i] + uint32_t(l) * f.sizes[i], &value, f.sizes[i]);
+      });
+  }
+  if (f.order.is_strong && w.launch().races) w.launch().races->order(w, op, f.order, places, true);
+  return Flow::next;
+}
+
+Flow run_store(Warp& w, const Op& op) {
+  const auto& f = *static_cast<const MemoryForm*>(op.form);
+  uint64_t addresses[kLanes];
+  Place places[kLanes];
+  read_addresses(w, f.address, addresses);
+  access_memory(w, op, f.address.space, addresses, f.access, places);
+  if (f.order.is_strong && w.launch().races) w.launch().races->order(w, op, f.order, places, false);
+  // Lanes in ascending order: of lanes that write one place the last wins, as good as any.
+  for (uint32_t i = 0; i < f.count; ++i)
+    for_active(w.mask, [&](int l) {
+      memcpy(places[l].data + i * f.element, w.registers + f.slots[i] + uint32_t(l) * f.sizes[i],
+             f.element);
+    });
+  if (f.order.is_strong) ++w.launch().progress;
+  return Flow::next;
+}
+
+InstructionClass class_of(SpaceKind space, bool load) {
+  switch (space) {
+    case SpaceKind::shared:
+      return load ? InstructionClass::load_shared : InstructionClass::store_shared;
+    case SpaceKind::local:
+      return load ? InstructionClass::load_local : InstructionClass::store_local;
+    case SpaceKind::param_kernel:
+    case SpaceKind::param_local:
+    case SpaceKind::constant: return InstructionClass::load_param;
+    default: return load ? InstructionClass::load_global : InstructionClass::store_global;
+  }
+}
+
+void decode_access(Decode& d) {
+  const bool load = d.instruction.opcode != "st";
+  MemoryForm& f = d.form<MemoryForm>();
+  f.order = take_order(d);
+  SpaceKind space = take_space(d);
+  d.mods.take("nc");
+  take_cache_hints(d);
+  if (load && d.mods.take("nc")) take_cache_hints(d);
+  d.mods.take("unified");
+  const int vector = d.mods.take_one_of({"v2", "v4", "v8"});
+  f.count = vector < 0 ? 1 : 2u << vector;
+  const Type type = d.mods.type({Type::b8, Type::b16, Type::b32, Type::b64, Type::b128, Type::u8,
+                                 Type::u16, Type::u32, Type::u64, Type::s8, Type::s16, Type::s32,
+                                 Type::s64, Type::f32, Type::f64, Type::f16, Type::bf16});
+  f.element = uint32_t(ptx::size_of(type));
+  f.is_signed = type == Type::s8 || type == Type::s16 || type == Type::s32;
+  d.expect_operands(2, 3);
+  if (d.operands() == 3) d.in(2, 8);  // the cache policy
+  const Operand &address = d.operand(load ? 1 : 0), &value = d.operand(load ? 0 : 1);
+  f.address = decode_address(d, address, space);
+  // A function's own parameters are .param without a qualifier, too.
+  const bool is_vector = value.kind == Operand::Kind::vector;
+  if (is_vector ? value.items.size() != f.count : f.count != 1)
+    d.fail("has another number of values than its vector");
+  for (uint32_t i = 0; i < f.count; ++i) {
+    int size;
+    f.slots[i] = d.wide(is_vector ? value.items[i] : value, int(f.element), &size);
+    f.sizes[i] = uint32_t(size);
+    if (load && f.sizes[i] != f.sizes[0]) d.fail("takes registers of one size");
+  }
+  if (f.element * f.count > 32) d.fail("is wider than 32 bytes");
+  f.access.kind = load ? Access::Kind::read : Access::Kind::write;
+  f.access.bytes = uint8_t(f.element * f.count);
+  f.access.is_strong = f.order.is_strong;
+  d.op.kind = class_of(f.address.space, load);
+  d.op.run = load ? run_load : run_store;
+}
+
+// Generic addresses and those of a space.
+void decode_cvta(Decode& d) {
+  const bool to = d.mods.take("to");
+  const SpaceKind space = take_space(d);
+  const int bytes = ptx::size_of(d.mods.type({Type::u32, Type::u64}));
+  if (bytes != 8) d.fail("is supported for 64-bit addresses");
+  d.expect_operands(2, 2);
+  d.op.slot[0] = d.out(0, 8);
+  d.op.slot[1] = d.in(1, 8);
+  d.op.kind = InstructionClass::move;
+  uint64_t window = 0;
+  switch (space) {
+    case SpaceKind::shared: window = kSharedWindow; break;
+    case SpaceKind::local: window = kLocalWindow; break;
+    case SpaceKind::param_kernel: window = kParamWindow; break;
+    case SpaceKind::global:
+    case SpaceKind::constant: break;
+    default: d.fail("takes no such space");
+  }
+  d.op.immediate = int64_t(window);
+  if (to)
+    d.op.run = [](Warp& w, const Op& op) {
+      const uint64_t* a = w.lanes<uint64_t>(op.slot[1]);
+      write_lanes(w, w.lanes<uint64_t>(op.slot[0]),
+                  [&](int l) { return a[l] & ~uint64_t(op.immediate); });
+      return Flow::next;
+    };
+  else
+    d.op.run = [](Warp& w, const Op& op) {
+      const uint64_t* a = w.lanes<uint64_t>(op.slot[1]);
+      write_lanes(w, w.lanes<uint64_t>(op.slot[0]),
+                  [&](int l) { return a[l] | uint64_t(op.immediate); });
+      return Flow::next;
+    };
+}
+
+void decode_isspacep(Decode& d) {
+  const SpaceKind space = take_space(d);
+  d.expect_operands(2, 2);
+  d.op.slot[0] = d.predicate_out(d.operand(0));
+  d.op.slot[1] = d.in(1, 8);
+  d.op.kind = InstructionClass::predicate;
+  d.op.immediate = int64_t(space);
+  d.op.run = [](Warp& w, const Op& op) {
+    const uint64_t* a = w.lanes<uint64_t>(op.slot[1]);
+    write_predicate(w, op.slot[0], lane_mask([&](int l) {
+                      switch (SpaceKind(op.immediate)) {
+                        case SpaceKind::shared: return (a[l] & kSharedWindow) != 0;
+                        case SpaceKind::local: return (a[l] & kLocalWindow) != 0;
+                        case SpaceKind::param_kernel: return (a[l] & kParamWindow) != 0;
+                        default: return a[l] < kParamWindow;
+                      }
+                    }));
+    return Flow::next;
+  };
+}
+
+// A shared address as another block of the cluster has it.
+void decode_mapa(Decode& d) {
+  const bool shared = take_space(d) == SpaceKind::shared;
+  const int bytes = ptx::size_of(d.mods.type({Type::u32, Type::u64}));
+  d.expect_operands(3, 3);
+  d.op.slot[0] = d.out(0, bytes), d.op.slot[1] = d.in(1, bytes), d.op.slot[2] = d.in(2, 4);
+  d.op.immediate = (bytes == 8 ? 1 : 0) | (shared ? 2 : 0);
+  d.op.kind = InstructionClass::move;
+  d.op.run = [](Warp& w, const Op& op) {
+    const uint32_t* rank = w.lanes<uint32_t>(op.slot[2]);
+    const uint32_t blocks = uint32_t(w.block->cluster->blocks.size());
+    for_active(w.mask, [&](int l) {
+      if (rank[l] >= blocks)
+        fault(w, op, Report::Kind::out_of_bounds, 1u << l,
+              "mapa of block " + std::to_string(rank[l]) + " in a cluster of " +
+                  std::to_string(blocks));
+    });
+    auto map = [&](uint64_t address, int l) {
+      return (address & ~(uint64_t(0xff) << kBlockShift)) | uint64_t(rank[l] + 1) << kBlockShift;
+    };
+    if (op.immediate & 1)
+      write_lanes(w, w.lanes<uint64_t>(op.slot[0]),
+                  [&](int l) { return map(w.lanes<uint64_t>(op.slot[1])[l], l); });
+    else
+      write_lanes(w, w.lanes<uint32_t>(op.slot[0]),
+                  [&](int l) { return uint32_t(map(w.lanes<uint32_t>(op.slot[1])[l], l)); });
+    return Flow::next;
+  };
+}
+
+void decode_getctarank(Decode& d) {
+  take_space(d);
+  const int bytes = ptx::size_of(d.mods.type({Type::u32, Type::u64}));
+  d.expect_operands(2, 2);
+  d.op.slot[0] = d.out(0, 4), d.op.slot[1] = d.in(1, bytes);
+  d.op.immediate = bytes;
+  d.op.kind = InstructionClass::move;
+  d.op.run = [](Warp& w, const Op& op) {
+    write_lanes(w, w.lanes<uint32_t>(op.slot[0]), [&](int l) {
+      const uint64_t a =
+          op.immediate == 8 ? w.lanes<uint64_t>(op.slot[1])[l] : w.lanes<uint32_t>(op.slot[1])[l];
+      const uint32_t rank = uint32_t(a >> kBlockShift) & 0xff;
+      return rank ? rank - 1 : w.block->rank;
+    });
+    return Flow::next;
+  };
+}
+
+// Hints to caches, which are not simulated. Their operands are still read and their addresses ignored:
+// a prefetch may point anywhere.
+void decode_cache_hint(Decode& d) {
+  while (!d.mods.peek().empty()) {
+    const int known = d.mods.take_one_of({"global", "local", "L1", "L2", "tensormap", "param",
+                                          "const", "L2::evict_last", "L2::evict_normal",
+                                          "L1::evict_normal", "L2::128B", "fractional", "range",
+                                          "L2::evict_first", "L2::evict_unchanged", "b64", "cvt"});
+    if (known < 0) break;
+  }
+  d.op.kind = InstructionClass::no_action;
+  d.op.run = [](Warp&, const Op&) { return Flow::next; };
+}
+
+// The policy is an opaque value that nothing looks at.
+void decode_createpolicy(Decode& d) {
+  decode_cache_hint(d);
+  d.op.slot[0] = d.out(0, 8);
+  d.op.run = [](Warp& w, const Op& op) {
+    write_lanes(w, w.lanes<uint64_t>(op.slot[0]), [](int) { return uint64_t(0); });
+    return Flow::next;
+  };
+}
+
+}  // namespace
+
+std::initializer_list<DecodeEntry> memory_opcodes() {
+  static const std::initializer_list<DecodeEntry> all = {{"ld", decode_access},
+                                                         {"ldu", decode_access},
+                                                         {"st", decode_access},
+                                                         {"cvta", decode_cvta},
+                                                         {"isspacep", decode_isspacep},
+                                                         {"mapa", decode_mapa},
+                                                         {"getctarank", decode_getctarank},
+                                                         {"prefetch", decode_cache_hint},
+                                                         {"prefetchu", decode_cache_hint},
+                                                         {"applypriority", decode_cache_hint},
+                                                         {"discard", decode_cache_hint},
+                                                         {"createpolicy", decode_createpolicy}};
+  return all;
+}
+
+}  // namespace ptxsim
