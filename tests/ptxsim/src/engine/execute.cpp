@@ -6,6 +6,7 @@
 #include "engine/calls.h"
 #include "engine/counters.h"
 #include "engine/launch.h"
+#include "engine/races.h"
 #include "engine/waits.h"
 
 namespace ptxsim {
@@ -153,6 +154,7 @@ std::unique_ptr<Cluster> start_cluster(Launch& launch, uint64_t index) {
       w.fragments.push_back(std::move(f));
     }
   }
+  if (launch.races) launch.races->start_cluster(*cluster);
   return cluster;
 }
 
@@ -188,9 +190,9 @@ Schedule::Schedule(uint64_t seed)
   cluster_quantum = seed % 4 == 3 ? 256 : 100000;
 }
 
-// A block may not end while something still writes to its memory or with an mbarrier's bytes under way;
-// what is pending for it completes before its memory goes.
-void finish_cluster(Cluster& cluster) { cluster.launch->counters->blocks += 0; }
+void finish_cluster(Cluster& cluster) {
+  if (RaceChecker* races = cluster.launch->races) races->end_cluster(cluster);
+}
 
 bool Launch::run() {
   const uint64_t clusters = config.grid.count() / config.cluster.count();

@@ -87,14 +87,15 @@ Flow run_copy(Warp& w, const Op& op) {
   launch.touch_sectors(sectors, n, launch.counters->global_load);
   count_wavefronts(counted, w.mask, f.bytes, launch.counters->cp_async);
 
-  const Agent agent = launch.races ? launch.races->start_agent(w, w.mask, false) : Agent{};
+  const Agent agent = launch.races ? launch.races->start_agent(w, w.mask, true, false) : Agent{};
   w.block->cluster->pending.push_back(
       {[pieces = std::move(pieces), agent, &launch, &op] {
          for (const Piece& p : pieces) {
            if (launch.races) {
-             launch.races->agent_shared(agent, op, *p.block, p.offset, p.bytes, true);
+             launch.races->agent_shared(agent, p.lane, op, *p.block, p.offset, p.bytes, true);
              if (p.live)
-               launch.races->agent_global(agent, op, *p.source, uint64_t(p.from), p.live, false);
+               launch.races->agent_global(agent, p.lane, op, *p.source, uint64_t(p.from), p.live,
+                                          false);
            }
            memcpy(p.to, p.from, p.live);
            memset(p.to + p.live, 0, p.bytes - p.live);
@@ -200,16 +201,16 @@ Flow run_bulk(Warp& w, const Op& op) {
         fault(w, op, Report::Kind::out_of_bounds, 1u << l, "an mbarrier lies in shared memory");
       bar_block = b.shared_block, bar_offset = b.shared_offset;
     }
-    const Agent agent = launch.races ? launch.races->start_agent(w, 1u << l, true) : Agent{};
+    const Agent agent = launch.races ? launch.races->start_agent(w, 1u << l, false, true) : Agent{};
     w.block->cluster->pending.push_back(
         {[=, &launch, &op] {
            if (launch.races) {
              auto note = [&](const Place& p, bool write) {
                if (p.shared_block)
-                 launch.races->agent_shared(agent, op, *p.shared_block, p.shared_offset, bytes,
+                 launch.races->agent_shared(agent, -1, op, *p.shared_block, p.shared_offset, bytes,
                                             write);
                else
-                 launch.races->agent_global(agent, op, *p.allocation, uint64_t(p.data), bytes,
+                 launch.races->agent_global(agent, -1, op, *p.allocation, uint64_t(p.data), bytes,
                                             write);
              };
              note(source, false);

@@ -79,7 +79,10 @@ uint64_t step_mbarrier(Launch& launch, Block& block, uint32_t offset, MbarrierSt
     m.pending -= count;
   }
   if (launch.races && arrives) launch.races->release_mbarrier(w, lane, {}, block, offset);
-  if (m.is_complete()) m.complete_phase();
+  if (m.is_complete()) {
+    m.complete_phase();
+    if (launch.races) launch.races->end_phase(block, offset);
+  }
   store_to(block, offset, m);
   ++launch.progress;
   return before;
@@ -160,6 +163,7 @@ Flow run_init(Warp& w, const Op& op) {
             "mbarrier.init with a count of " + std::to_string(m.expected));
     store_to(block, offset, m);
     mark_shared_written(block, offset, 8);
+    if (RaceChecker* races = w.launch().races) races->start_mbarrier(block, offset);
   });
   return Flow::next;
 }

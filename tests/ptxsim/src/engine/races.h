@@ -2,6 +2,8 @@
 // The race checker as the interpreter sees it: every access and whatever orders accesses is told to it.
 #pragma once
 
+#include <memory>
+
 #include "engine/memory.h"
 #include "engine/operands.h"
 
@@ -13,7 +15,12 @@ enum : int64_t { kFenceOrdinary, kFenceProxyAsync, kFenceTensormapRelease, kFenc
 class RaceChecker {
  public:
   virtual ~RaceChecker() = default;
+
+  virtual void start_cluster(Cluster& cluster) = 0;
+  virtual void end_cluster(Cluster& cluster) = 0;
+
   virtual void access(Warp& w, const Op& op, const Place* places, const Access& access) = 0;
+  // A strong access: before it what it releases, after it what it acquires.
   virtual void order(Warp& w, const Op& op, const Order& order, const Place* places,
                      bool after) = 0;
   virtual void warp_barrier(Warp& w, uint32_t members) = 0;
@@ -22,18 +29,24 @@ class RaceChecker {
   virtual void arrive_cluster(Warp& w, uint32_t generation, bool releases) = 0;
   virtual void leave_cluster(Warp& w, uint32_t generation, bool acquires) = 0;
   virtual void fence(Warp& w, const Op& op, FenceScope scope, int64_t kind) = 0;
-  // mbarriers; lane -1 and an agent for completions of asynchronous operations.
+
+  // mbarriers: an arrival or completion by a lane, or by an agent (w null); a phase that ends; a wait
+  // that found one ended.
+  virtual void start_mbarrier(Block& block, uint32_t offset) = 0;
   virtual void release_mbarrier(const Warp* w, int lane, Agent agent, Block& block,
                                 uint32_t offset) = 0;
+  virtual void end_phase(Block& block, uint32_t offset) = 0;
   virtual void acquire_mbarrier(Warp& w, uint32_t lanes, Block& block, uint32_t offset) = 0;
+
   // An asynchronous operation is a thread of its own, an agent: it knows what its issuer knew, and
-  // whoever waits for it learns what it did.
-  // `needs_proxy_fence`: it works through the async proxy, so generic writes must have been fenced.
-  virtual Agent start_agent(Warp& w, uint32_t lanes, bool needs_proxy_fence) = 0;
-  virtual void agent_shared(Agent agent, const Op& op, Block& block, uint32_t offset,
+  // whoever waits for it learns what it did. cp.async has one for each lane, for a lane's wait tells it
+  // of its own copies only; the others are one operation of the whole. `proxy`: it works through the
+  // async proxy, so generic writes before it must have been fenced for that.
+  virtual Agent start_agent(Warp& w, uint32_t lanes, bool each_lane, bool proxy) = 0;
+  virtual void agent_shared(Agent agent, int lane, const Op& op, Block& block, uint32_t offset,
                             uint32_t bytes, bool write) = 0;
-  virtual void agent_global(Agent agent, const Op& op, Allocation& allocation, uint64_t address,
-                            uint64_t bytes, bool write) = 0;
+  virtual void agent_global(Agent agent, int lane, const Op& op, Allocation& allocation,
+                            uint64_t address, uint64_t bytes, bool write) = 0;
   virtual void join_agent(Warp& w, uint32_t lanes, Agent agent) = 0;
 };
 
