@@ -21,7 +21,7 @@ const std::unordered_map<std::string_view, DecodeFn>& opcode_table() {
     std::unordered_map<std::string_view, DecodeFn> all;
     for (auto part : {integer_opcodes(), float_opcodes(), logic_opcodes(), control_opcodes(),
                       memory_opcodes(), atomic_opcodes(), warp_opcodes(), barrier_opcodes(),
-                      mbarrier_opcodes(), async_opcodes(), tensor_opcodes()})
+                      mbarrier_opcodes(), async_opcodes(), tensor_opcodes(), wgmma_opcodes()})
       for (const DecodeEntry& entry : part) all.emplace(entry.opcode, entry.decode);
     return all;
   }();
@@ -212,7 +212,7 @@ uint32_t Decode::out(const Operand& operand, int bytes) {
 
 uint32_t Decode::predicate_in(const Operand& operand, bool* negated) {
   if (!is_register(operand) || program.function->registers[operand.id].type != Type::pred) {
-    if (operand.kind == Operand::Kind::integer && (operand.value == 0 || operand.value == 1)) {
+    if (operand.kind == Operand::Kind::integer) {  // nvcc writes true as -1
       *negated = false;
       const uint32_t slot = uint32_t(program.image.size());
       program.image.resize(slot + 64);

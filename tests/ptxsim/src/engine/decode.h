@@ -108,6 +108,7 @@ std::initializer_list<DecodeEntry> barrier_opcodes();
 std::initializer_list<DecodeEntry> mbarrier_opcodes();
 std::initializer_list<DecodeEntry> async_opcodes();
 std::initializer_list<DecodeEntry> tensor_opcodes();
+std::initializer_list<DecodeEntry> wgmma_opcodes();
 
 void decode_bulk_tensor(Decode& d);  // cp.async.bulk.tensor and cp.reduce.async.bulk.tensor
 void decode_tensor_prefetch(Decode& d);

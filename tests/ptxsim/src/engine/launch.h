@@ -60,6 +60,7 @@ struct Launch {
   uint64_t progress = 0;         // counts whatever may let something else go on
   uint32_t shared_bytes = 0;     // of a block, with the reserved part
   std::string* printed = nullptr;
+  uint64_t grid_workspace = 0;   // of cooperative launches: the counters of grid.sync()
   uint64_t resident_limit = 1;   // blocks that the card holds at once
   std::vector<std::unique_ptr<Cluster>> resident;
 

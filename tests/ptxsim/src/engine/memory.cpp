@@ -57,17 +57,11 @@ void check_aligned(Warp& w, const Op& op, int lane, uint64_t address, uint32_t b
           "address " + hex(address) + " is no multiple of " + std::to_string(bytes));
 }
 
-bool shared_is_written(const Block& block, uint32_t offset, uint32_t bytes) {
-  for (uint32_t i = offset; i < offset + bytes; ++i)
-    if (!((block.written[i / 64] >> (i % 64)) & 1)) return false;
-  return true;
-}
-
 void check_unwritten(Warp& w, const Op& op, const Place* places, uint32_t bytes) {
   uint32_t bad = 0;
   for_active(w.mask, [&](int l) {
     const Place& p = places[l];
-    if (p.shared_block ? !shared_is_written(*p.shared_block, p.shared_offset, bytes)
+    if (p.shared_block ? !shared_written(*p.shared_block, p.shared_offset, bytes)
                        : p.allocation && !p.allocation->is_written(uint64_t(p.data), bytes))
       bad |= 1u << l;
   });
@@ -113,6 +107,12 @@ Block& shared_block(Warp& w, const Op& op, int lane, uint32_t address) {
     fault(w, op, Report::Kind::out_of_bounds, 1u << lane,
           "shared address " + hex(address) + " is of no block of the cluster");
   return blocks[rank - 1];
+}
+
+bool shared_written(const Block& block, uint32_t offset, uint32_t bytes) {
+  for (uint32_t i = offset; i < offset + bytes; ++i)
+    if (!((block.written[i / 64] >> (i % 64)) & 1)) return false;
+  return true;
 }
 
 void mark_shared_written(Block& block, uint32_t offset, uint32_t bytes) {
@@ -215,9 +215,10 @@ void access_memory(Warp& w, const Op& op, SpaceKind space, const uint64_t* addre
     launch.touch_sectors(sectors, n, traffic);
   }
   if (shared)
-    count_wavefronts(
-        places, shared, access.bytes,
-        access.kind == Access::Kind::read ? counters.shared_load : counters.shared_store);
+    count_wavefronts(places, shared, access.bytes,
+                     access.wavefronts                   ? *access.wavefronts
+                     : access.kind == Access::Kind::read ? counters.shared_load
+                                                         : counters.shared_store);
 }
 
 uint8_t* global_range(Warp& w, const Op& op, int lane, uint64_t address, uint64_t bytes,

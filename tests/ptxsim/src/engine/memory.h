@@ -25,6 +25,7 @@ struct Access {
   Kind kind = Kind::read;
   bool is_strong = false;  // volatile, relaxed or stronger, atomic: does not race with its like
   uint8_t bytes = 0;       // a lane: 1 to 32
+  Wavefronts* wavefronts = nullptr;  // where to count those of shared memory; null: loads or stores
 };
 
 // Where one lane's bytes are; throws Fault if it may not touch them. `shared_block` and `shared_offset`
@@ -49,6 +50,7 @@ uint8_t* global_range(Warp& w, const Op& op, int lane, uint64_t address, uint64_
 uint8_t* shared_range(Warp& w, const Op& op, int lane, uint32_t address, uint32_t bytes,
                       Access::Kind kind, Block** block, uint32_t* offset);
 void count_wavefronts(const Place* places, uint32_t mask, uint32_t bytes, Wavefronts& count);
+bool shared_written(const Block& block, uint32_t offset, uint32_t bytes);
 void mark_shared_written(Block& block, uint32_t offset, uint32_t bytes);
 
 Block& shared_block(Warp& w, const Op& op, int lane,

@@ -223,7 +223,7 @@ void decode_exit(Decode& d) {
 void decode_trap(Decode& d) {
   d.op.kind = InstructionClass::control;
   d.op.run = [](Warp& w, const Op& op) -> Flow {
-    fault(w, op, Report::Kind::trap, w.mask, "trap");
+    fault(w, op, Report::Kind::trap, w.mask, "the kernel stops itself");
   };
 }
 
@@ -281,7 +281,7 @@ std::initializer_list<DecodeEntry> control_opcodes() {
                                                          {"call", decode_call},
                                                          {"ret", decode_ret},
                                                          {"exit", decode_exit},
-                                                         {"trap", decode_trap},
+                                                         {"trap", decode_trap}, {"brkpt", decode_trap},
                                                          {"nanosleep", decode_nanosleep}};
   return all;
 }

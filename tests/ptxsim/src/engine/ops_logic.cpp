@@ -334,8 +334,10 @@ CompareLanes pick_compare(Compare c) {
     PTXSIM_CASE(ls)
     PTXSIM_CASE(hi)
     PTXSIM_CASE(hs)
-    PTXSIM_CASE(equ) PTXSIM_CASE(neu) PTXSIM_CASE(ltu) PTXSIM_CASE(leu) PTXSIM_CASE(gtu)
-        PTXSIM_CASE(geu) PTXSIM_CASE(num) PTXSIM_CASE(nan)
+    PTXSIM_CASE(equ)
+    PTXSIM_CASE(neu)
+    PTXSIM_CASE(ltu) PTXSIM_CASE(leu) PTXSIM_CASE(gtu) PTXSIM_CASE(geu) PTXSIM_CASE(num)
+        PTXSIM_CASE(nan)
 #undef PTXSIM_CASE
   }
   return nullptr;

@@ -165,6 +165,7 @@ void decode_access(Decode& d) {
   MemoryForm& f = d.form<MemoryForm>();
   f.order = take_order(d);
   SpaceKind space = take_space(d);
+  if (!f.order.is_strong) f.order = take_order(d);  // ptxas takes the space first, too
   d.mods.take("nc");
   take_cache_hints(d);
   if (load && d.mods.take("nc")) take_cache_hints(d);

@@ -222,11 +222,16 @@ class Checker : public RaceChecker {
     } else {
       a.row = s.row + 2, a.clock = ++s.agents, a.lanes = 1u << (a.clock % kLanes);
       for_active(lanes, [&](int l) { a.view[0] = joined(a.view[0], publish(s, l)); });
-      // Its issue is where proxy fences count: what was not fenced until now it may not see.
     }
     ++s.clock;
     agents_.emplace(++next_agent_, std::move(a));
     return {next_agent_};
+  }
+  void join_issue(Agent agent, Warp& w, uint32_t lanes) override {
+    WarpState& s = state(w);
+    AgentState& a = agents_.at(agent.id);
+    for_active(lanes, [&](int l) { a.view[0] = joined(a.view[0], publish(s, l)); });
+    ++s.clock;
   }
   void agent_shared(Agent agent, int lane, const Op& op, Block& block, uint32_t offset,
                     uint32_t bytes, bool write) override {

@@ -43,6 +43,7 @@ class RaceChecker {
   // of its own copies only; the others are one operation of the whole. `proxy`: it works through the
   // async proxy, so generic writes before it must have been fenced for that.
   virtual Agent start_agent(Warp& w, uint32_t lanes, bool each_lane, bool proxy) = 0;
+  virtual void join_issue(Agent agent, Warp& w, uint32_t lanes) = 0;  // further warps that start it
   virtual void agent_shared(Agent agent, int lane, const Op& op, Block& block, uint32_t offset,
                             uint32_t bytes, bool write) = 0;
   virtual void agent_global(Agent agent, int lane, const Op& op, Allocation& allocation,

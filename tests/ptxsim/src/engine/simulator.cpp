@@ -150,28 +150,23 @@ class SimulatorOf : public Simulator {
     counters->blocks = config.grid.count();
     counters->blocks_per_sm = occupancy(kernel, config.block.count(), config.dynamic_shared);
     std::unique_ptr<RaceChecker> races = options_.check_races ? make_race_checker() : nullptr;
-    Launch run{kernel.programs,
-               counters->kernel,
-               ++launches_,
-               config,
-               parameters,
-               memory_,
-               device_,
-               options_,
-               Schedule(options_.seed + launches_),
-               counters.get(),
-               &sectors,
-               races.get(),
-               {},
-               0,
-               0,
-               0,
-               uint32_t(kernel.programs.entry().static_shared + config.dynamic_shared),
-               &printed_,
-               uint64_t(std::max(1, counters->blocks_per_sm)) * uint64_t(device_.sms),
-               {}};
+    Launch run{kernel.programs, counters->kernel, ++launches_,
+               config,          parameters,       memory_,
+               device_,         options_,         Schedule(options_.seed + launches_),
+               counters.get(),  &sectors,         races.get()};
+    run.shared_bytes = uint32_t(kernel.programs.entry().static_shared + config.dynamic_shared);
+    run.printed = &printed_;
+    run.resident_limit = uint64_t(std::max(1, counters->blocks_per_sm)) * uint64_t(device_.sms);
+    void* workspace = nullptr;
+    if (config.cooperative) {
+      workspace = memory_.allocate(256, "grid barrier");
+      memset(workspace, 0, 256);
+      memory_.host_write(workspace, 256);
+      run.grid_workspace = uint64_t(workspace);
+    }
     counters->shared_bytes = run.shared_bytes - kSharedBase;
     const bool ok = run.run();
+    if (workspace) memory_.free(workspace);
     reports_.insert(reports_.end(), run.reports.begin(), run.reports.end());
     counters_.push_back(std::move(counters));
     return ok;

@@ -66,6 +66,9 @@ uint64_t value_of(const Warp& w, ptx::Special special, int lane) {
     case S::aggr_smem_size: return launch.shared_bytes;
     case S::dynamic_smem_size: return c.dynamic_shared;
     case S::current_graph_exec: return 0;
+    case S::envreg1: return launch.grid_workspace >> 32;
+    case S::envreg2: return launch.grid_workspace & 0xffffffff;
+    case S::reserved_smem_offset_1: return 0;
     case S::warp_sz: return kLanes;
     default: return 0;  // clocks, which the decoder does not make constants of
   }

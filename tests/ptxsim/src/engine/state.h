@@ -7,6 +7,8 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +27,7 @@ struct Warp;
 struct Block;
 struct Cluster;
 struct Launch;
+struct WgmmaProduct;
 
 // Where a 64-bit generic address points. Global addresses are host addresses, below 2^47; the other
 // windows lie where no host address can.
@@ -57,7 +60,7 @@ struct Wait {
     block_barrier,    // barrier `id` to leave generation `generation`
     cluster_barrier,  // the cluster's barrier to leave `generation`
     mbarrier,      // the phase `generation` of the mbarrier at shared address `address` to complete
-    async_groups,  // asynchronous operations of its own
+    async_groups,  // products up to group `generation` to be issued by all warps of warpgroup `id`
     grid_dependency,
   };
   Kind kind = Kind::none;
@@ -85,6 +88,8 @@ struct Warp {
   uint64_t copy_group = 1, bulk_group = 1;
   std::vector<uint64_t> copy_commits[kLanes], bulk_commits[kLanes];
   std::vector<DoneOp> done;  // complete, but not waited for
+  uint64_t wgmma_group = 1;
+  std::vector<uint64_t> wgmma_commits;
 
   // The fragment that runs now.
   Fragment* fragment = nullptr;
@@ -119,6 +124,7 @@ struct Block {
   std::vector<Warp> warps;
   NamedBarrier barriers[16];
   uint32_t threads = 0, live = 0;
+  std::map<uint32_t, std::deque<std::shared_ptr<WgmmaProduct>>> warpgroups;  // products under way
 };
 
 struct Cluster {

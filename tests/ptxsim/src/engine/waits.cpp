@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "engine/races.h"
+#include "engine/warpgroup.h"
 
 namespace ptxsim {
 
@@ -28,11 +29,7 @@ bool may_continue(Warp& w, Fragment& f) {
     case Wait::Kind::block_barrier: return block.barriers[wait.id].generation != wait.generation;
     case Wait::Kind::cluster_barrier: return block.cluster->generation != wait.generation;
     case Wait::Kind::mbarrier: return mbarrier_phase_complete(block, wait.address, wait.generation);
-    case Wait::Kind::async_groups:
-      return std::none_of(block.cluster->pending.begin(), block.cluster->pending.end(),
-                          [&](const AsyncOp& op) {
-                            return op.owner == &w && op.group && op.group <= wait.generation;
-                          });
+    case Wait::Kind::async_groups: return wgmma_groups_issued(block, wait.id, wait.generation);
     case Wait::Kind::grid_dependency: return true;
   }
   return false;
@@ -77,7 +74,8 @@ std::string describe_wait(const Warp& w, const Fragment& f) {
              " of the mbarrier at shared " + address + ": " +
              describe_mbarrier(*w.block, wait.address);
     }
-    case Wait::Kind::async_groups: return text + " waits for its asynchronous copies";
+    case Wait::Kind::async_groups:
+      return text + " waits for the other warps of its warpgroup to issue a wgmma";
     case Wait::Kind::grid_dependency: return text + " waits for the grid before it";
   }
   return text;

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// The simulator's own C interface, which the Python driver calls by ctypes.
+//
+// Functions that return int return 0, or -1 and the reason in ptxsim_error(). Strings belong to the
+// library and live until the thread's next call of a function that returns one.
+#pragma once
+
+#include <cstdint>
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+const char* ptxsim_error();
+// Why the last CUDA call that failed did, and why the last module that did not load did not.
+const char* ptxsim_cuda_failure();
+const char* ptxsim_load_error();
+
+// --- The device ---
+
+// Chooses the device by name and forgets everything of the one before: memory, streams, modules,
+// reports, options.
+int ptxsim_reset(const char* device);
+const char* ptxsim_devices();  // JSON: an array of all that can be chosen
+const char* ptxsim_device();   // JSON: the chosen one, or null
+// "seed", "check_races", "check_unwritten", "max_reports", "max_instructions", "memory_limit"
+int ptxsim_set_option(const char* name, uint64_t value);
+
+// --- Memory of the caller that kernels may use as device memory ---
+
+int ptxsim_expose(const void* pointer, uint64_t bytes, int read_only, int written,
+                  const char* name);
+int ptxsim_forget(const void* pointer);
+
+// --- What happened since the last ptxsim_clear() ---
+
+void ptxsim_clear();
+int ptxsim_report_count();
+const char* ptxsim_report(int index);       // JSON
+const char* ptxsim_report_text(int index);  // for people
+int ptxsim_launch_count();
+const char* ptxsim_counters(int launch);    // JSON
+const char* ptxsim_printed();               // what kernels printed
+
+// --- Modules ---
+
+int ptxsim_load_all();         // loads every registered module now; the number that failed
+const char* ptxsim_kernels();  // JSON: the kernels of loaded modules with their attributes
+// The text as parsed and printed again, or null.
+const char* ptxsim_parse(const char* ptx);
+
+}  // extern "C"
+#pragma GCC visibility pop
