@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulator's tensor functions for the tests, through the C functions of tensor/test_api*.cpp."""
+"""The simulator's tensor functions for the tests, through the C functions in tensor/."""
 
 from __future__ import annotations
 
@@ -49,6 +49,16 @@ class Library:
         if error.value:
             raise TensorError(error.value.decode())
         return result
+
+    def accepts(self, name: str, *args: object) -> bool:
+        """Whether an instruction decodes; what does not must say where it is."""
+        try:
+            self.call(name, *args)
+        except TensorError as error:
+            if "PTX line 1" not in str(error):
+                raise
+            return False
+        return True
 
     def format(self, name: str) -> int:
         index = int(self.c.ptxsim_test_format(name.encode()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The approximate functions: the ISA's special values, and the true value rounded once elsewhere."""
+"""The approximate functions: the ISA's special values, elsewhere the true value rounded once."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ INF, NAN = math.inf, math.nan
 SUB = 2.0**-130  # subnormal as f32
 # Tables of the ISA (9.7.3.13 to .21): operand, result; the last of three is that with .ftz.
 SPECIAL: dict[str, list[tuple[float, ...]]] = {
-    "ex2": [(-INF, 0), (-SUB, 1), (-0.0, 1), (0, 1), (SUB, 1), (INF, INF), (NAN, NAN), (-140, 2.0**-140, 0)],
+    "ex2": [(-INF, 0), (-SUB, 1), (-0.0, 1), (0, 1), (SUB, 1), (INF, INF),
+            (NAN, NAN), (-140, 2.0**-140, 0)],
     "lg2": [(-INF, NAN), (-1, NAN), (-0.0, -INF), (0, -INF), (SUB, -130, -INF), (-SUB, NAN, -INF),
             (INF, INF), (NAN, NAN), (1, 0)],
     "rcp": [(-INF, -0.0), (-0.0, -INF), (0, INF), (INF, 0), (NAN, NAN), (2.0**-127, 2.0**127, INF),
             (-(2.0**-127), -(2.0**127), -INF), (2.0**127, 2.0**-127, 0)],
-    "rsqrt": [(-INF, NAN), (-1, NAN), (-SUB, NAN, -INF), (-0.0, -INF), (0, INF), (SUB, 2.0**65, INF),
+    "rsqrt": [(-INF, NAN), (-1, NAN), (-SUB, NAN, -INF), (-0.0, -INF), (0, INF),
+              (SUB, 2.0**65, INF),
               (INF, 0), (NAN, NAN), (4, 0.5)],
     "sqrt": [(-INF, NAN), (-1, NAN), (-SUB, NAN, -0.0), (-0.0, -0.0), (0, 0), (SUB, 2.0**-65, 0),
              (INF, INF), (NAN, NAN), (9, 3)],
-    "sin": [(-INF, NAN), (-SUB, -SUB, -0.0), (-0.0, -0.0), (0, 0), (SUB, SUB, 0), (INF, NAN), (NAN, NAN)],
+    "sin": [(-INF, NAN), (-SUB, -SUB, -0.0), (-0.0, -0.0), (0, 0), (SUB, SUB, 0), (INF, NAN),
+            (NAN, NAN)],
     "cos": [(-INF, NAN), (-SUB, 1), (-0.0, 1), (0, 1), (SUB, 1), (INF, NAN), (NAN, NAN)],
     "tanh": [(-INF, -1), (-SUB, -SUB), (-0.0, -0.0), (0, 0), (SUB, SUB), (INF, 1), (NAN, NAN)],
 }  # fmt: skip

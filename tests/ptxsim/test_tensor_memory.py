@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tensor_fragments import BITS, a_place, chain, codes_of, family, pack, values_of
 from tensor_library import LANES, Library, TensorError, lib, ptxas_accepts
-from test_tensor_mma import BITS, a_place, chain, codes_of, family, pack, values_of
 
 __all__ = ["lib"]
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -119,22 +119,11 @@ def test_movmatrix(lib: Library) -> None:
             lib.call("ptxsim_test_movmatrix", text.encode(), *pointers)
 
 
-def accepted(lib: Library, function: str, text: str) -> bool:
-    try:
-        if function == "ptxsim_test_matrix":
-            lib.call(function, text.encode(), None, None, None)
-        else:
-            lib.call(function, text.encode(), None)
-    except TensorError as error:
-        assert "PTX line 1" in str(error)
-        return False
-    return True
-
-
 def test_matrix_forms_of_ptxas(lib: Library, tmp_path: Path) -> None:
     forms, lines = [], []
     types = ["b16", "b8", "b8x16.b6x16_p32", "b8x16.b4x16_p64", "b8x16", "b4x16_p64"]
-    shapes = [("ldmatrix", "m8n8"), ("ldmatrix", "m16n16"), ("ldmatrix", "m8n16"), ("ldmatrix", "m16n8"),
+    shapes = [("ldmatrix", "m8n8"), ("ldmatrix", "m16n16"), ("ldmatrix", "m8n16"),
+              ("ldmatrix", "m16n8"),
               ("stmatrix", "m8n8"), ("stmatrix", "m16n8"), ("stmatrix", "m16n16")]  # fmt: skip
     for (op, shape), count, trans, space, kind in itertools.product(
         shapes, (1, 2, 4), ("", ".trans"), ("", ".shared", ".shared::cta", ".global"), types
@@ -151,7 +140,7 @@ def test_matrix_forms_of_ptxas(lib: Library, tmp_path: Path) -> None:
     wanted = ptxas_accepts(lines, "sm_120a", tmp_path)
     if wanted is None:
         pytest.skip("no ptxas")
-    mine = [accepted(lib, "ptxsim_test_matrix", f) for f in forms]
+    mine = [lib.accepts("ptxsim_test_matrix", f.encode(), None, None, None) for f in forms]
     assert [f for f, m, w in zip(forms, mine, wanted, strict=True) if m != w] == []
     assert sum(wanted) > 50
 
@@ -209,8 +198,10 @@ def lay_out(
     return descriptor(base, beside, below, span)
 
 
-FLOATS = [("f16", "f16", "f32"), ("f16", "f16", "f16"), ("bf16", "bf16", "f32"), ("tf32", "tf32", "f32"),
-          *[(a, b, d) for a in ("e4m3", "e5m2") for b in ("e4m3", "e5m2") for d in ("f32", "f16")]]  # fmt: skip
+FLOATS = [("f16", "f16", "f32"), ("f16", "f16", "f16"), ("bf16", "bf16", "f32"),
+          ("tf32", "tf32", "f32"),
+          *[(a, b, d) for a in ("e4m3", "e5m2") for b in ("e4m3", "e5m2")
+            for d in ("f32", "f16")]]  # fmt: skip
 
 
 def d_place(i: int, t: int) -> tuple[int, int]:
@@ -246,7 +237,8 @@ class Wgmma:
         self.bits = BITS[a_type]
         self.k = 256 // self.bits
 
-    def run(self, a: Array, b: Array, c: Array, *, a_span: int = 128, b_span: int = 128, step: int = 0,
+    def run(self, a: Array, b: Array, c: Array, *, a_span: int = 128, b_span: int = 128,
+            step: int = 0,
             majors: tuple[bool, bool] = (False, False), registers: bool = False, extra: str = "",
             immediates: str = "", accumulate: bool = True) -> Array:  # fmt: skip
         shared = np.random.default_rng(8).integers(0, 256, 1 << 18, dtype=np.uint8)
@@ -257,15 +249,20 @@ class Wgmma:
         kind = family(self.a_type)
         count = 16 * self.k // LANES
         fragments = np.zeros((4, 4, LANES), np.uint32)
+
+        def place(i: int, g: int, q: int) -> tuple[int, int]:
+            return a_place(kind, 16, self.k, i, g, q)
+
         for w in range(4):
-            place = lambda i, g, q: a_place(kind, 16, self.k, i, g, q)
             fragments[w] = pack(a[16 * w : 16 * w + 16], self.bits, count, place)
         d = pack_d(c, BITS[self.d_type])
-        text = f"wgmma.mma_async.sync.aligned.m64n{self.n}k{self.k}{extra}.{self.d_type}.{self.a_type}.{self.b_type}"
+        types = f"{self.d_type}.{self.a_type}.{self.b_type}"
+        text = f"wgmma.mma_async.sync.aligned.m64n{self.n}k{self.k}{extra}.{types}"
         text += ".and.popc" if self.a_type == "b1" else ""
         text += f" v{d.shape[1]} {'v4' if registers else 'r'} r r {immediates}"
         pointers = [ctypes.c_void_p(x.ctypes.data) for x in (shared, d, fragments)]
-        self.lib.call("ptxsim_test_wgmma", text.encode(), ctypes.c_uint64(a_desc), ctypes.c_uint64(b_desc),
+        self.lib.call("ptxsim_test_wgmma", text.encode(), ctypes.c_uint64(a_desc),
+                      ctypes.c_uint64(b_desc),
                       pointers[0], int(accumulate), pointers[1], pointers[2], 1)  # fmt: skip
         return unpack_d(d, BITS[self.d_type])
 
@@ -339,6 +336,9 @@ def test_wgmma_bits(lib: Library) -> None:
         np.testing.assert_array_equal(got.astype(np.uint32).view(np.int32), a @ b + c)
 
 
+BF16_N8 = b"wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 v4 r r r i1 i1 i0 i0"
+
+
 def test_base_offset(lib: Library) -> None:
     """A pattern that starts in the middle of the 1024 bytes: lines count from there."""
     rng = np.random.default_rng(11)
@@ -348,14 +348,14 @@ def test_base_offset(lib: Library) -> None:
         lay_out(shared, base, codes, 16, 128, False, 0)
     descriptors = [descriptor(base, 16, 1024, 128, base >> 7 & 7) for base in (256, 0x8000 + 640)]
     d, fragments = np.zeros((4, 4, LANES), np.uint32), np.zeros((4, 4, LANES), np.uint32)
-    lib.call("ptxsim_test_wgmma", b"wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 v4 r r r i1 i1 i0 i0",
+    lib.call("ptxsim_test_wgmma", BF16_N8,
              *map(ctypes.c_uint64, descriptors), ctypes.c_void_p(shared.ctypes.data), 0,
              ctypes.c_void_p(d.ctypes.data), ctypes.c_void_p(fragments.ctypes.data), 1)  # fmt: skip
     wanted = values_of("bf16", a) @ values_of("bf16", b)
     np.testing.assert_array_equal(values_of("f32", unpack_d(d, 32)), wanted)
     bad = descriptors[0] | 1 << 53
     with pytest.raises(TensorError, match="must be 0"):
-        lib.call("ptxsim_test_wgmma", b"wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 v4 r r r i1 i1 i0 i0",
+        lib.call("ptxsim_test_wgmma", BF16_N8,
                  ctypes.c_uint64(bad), ctypes.c_uint64(0), None, 0, None, None, 1)  # fmt: skip
 
 
@@ -364,7 +364,8 @@ def test_wgmma_forms_of_ptxas(lib: Library, tmp_path: Path) -> None:
     forms, lines = [], []
     for n, k, d, (a, b), in_registers, tail in itertools.product(
         [*range(8, 257, 8), 12, 264], (8, 16, 32, 256), ("f16", "f32", "s32"),
-        [*zip(kinds, kinds, strict=True), ("e4m3", "e5m2"), ("s8", "u8"), ("f16", "bf16"), ("u8", "e4m3")],
+        [*zip(kinds, kinds, strict=True), ("e4m3", "e5m2"), ("s8", "u8"),
+         ("f16", "bf16"), ("u8", "e4m3")],
         (False, True), ([], [1, 1], [1, -1, 0], [1, 1, 0, 1]),
     ):  # fmt: skip
         if k != 256 // BITS[a] and n > 16:
@@ -382,6 +383,6 @@ def test_wgmma_forms_of_ptxas(lib: Library, tmp_path: Path) -> None:
     wanted = ptxas_accepts(lines, "sm_90a", tmp_path)
     if wanted is None:
         pytest.skip("no ptxas")
-    mine = [accepted(lib, "ptxsim_test_wgmma_decode", f) for f in forms]
+    mine = [lib.accepts("ptxsim_test_wgmma_decode", f.encode(), None) for f in forms]
     assert [f for f, m, w in zip(forms, mine, wanted, strict=True) if m != w] == []
     assert sum(wanted) > 400

@@ -49,7 +49,8 @@ class Map:
             return values + [0] * (5 - len(values))
 
         numbers = [rank, TYPES[self.kind][0], SWIZZLES[self.swizzle], 0, *five(self.size),
-                   *five(self.stride[: rank - 1]), *five(self.box), *five(self.element_stride)]  # fmt: skip
+                   *five(self.stride[: rank - 1]), *five(self.box),
+                   *five(self.element_stride)]  # fmt: skip
         out, bytes_of = (ctypes.c_uint64 * (1 << 18))(), (ctypes.c_uint32 * 2)()
         count = lib.call("ptxsim_test_tma", (ctypes.c_uint64 * len(numbers))(*numbers),
                          ctypes.c_uint64(base), (ctypes.c_int32 * 5)(*five(corner)), int(gather),
@@ -78,8 +79,8 @@ class Map:
         extents = [-(-b // s) for b, s in zip(self.box[1:], self.element_stride[1:], strict=False)]
         rows = []
         for place in itertools.product(*[range(e) for e in reversed(extents)]):
-            at = [c + p * s for c, p, s in
-                  zip(corner[1:], reversed(place), self.element_stride[1:], strict=False)]  # fmt: skip
+            steps = zip(corner[1:], reversed(place), self.element_stride[1:], strict=False)
+            at = [c + p * s for c, p, s in steps]
             line = np.zeros(row_bytes, np.uint8)
             if all(0 <= a < n for a, n in zip(at, self.size[1:], strict=True)):
                 start = sum(a * s for a, s in zip(at, self.stride, strict=False))

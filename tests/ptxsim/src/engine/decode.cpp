@@ -160,7 +160,7 @@ uint32_t Decode::in(const Operand& operand, int bytes) {
       if (register_bytes(operand) != bytes)
         fail("takes " + std::to_string(8 * bytes) + "-bit registers, but " +
              program.function->registers[operand.id].name + " is another size");
-      return program.register_slots[operand.id];
+      return read(program.register_slots[operand.id]);
     case Operand::Kind::integer: return constant(uint64_t(operand.value), bytes);
     case Operand::Kind::float32:
       if (bytes == 4) return constant(uint64_t(operand.value), 4);
@@ -207,7 +207,9 @@ uint32_t Decode::in(const Operand& operand, int bytes) {
 uint32_t Decode::out(const Operand& operand, int bytes) {
   if (operand.kind == Operand::Kind::sink) return add_slot(bytes);
   if (!is_register(operand)) fail("writes to something that is no register");
-  return in(operand, bytes);
+  const uint32_t slot = in(operand, bytes);
+  slots().reads.pop_back();
+  return write(slot);
 }
 
 uint32_t Decode::predicate_in(const Operand& operand, bool* negated) {
@@ -222,7 +224,7 @@ uint32_t Decode::predicate_in(const Operand& operand, bool* negated) {
     fail("takes a predicate");
   }
   *negated = operand.negated;
-  return program.register_slots[operand.id];
+  return read(program.register_slots[operand.id]);
 }
 
 uint32_t Decode::predicate_out(const Operand& operand) {
@@ -234,8 +236,27 @@ uint32_t Decode::predicate_out(const Operand& operand) {
   bool negated;
   const uint32_t slot = predicate_in(operand, &negated);
   if (negated || !is_register(operand)) fail("writes to something that is no predicate register");
+  slots().reads.pop_back();
+  return write(slot);
+}
+
+uint32_t Decode::wide_out(const Operand& operand, int bytes, int* register_size) {
+  const uint32_t slot = wide(operand, bytes, register_size);
+  if (is_register(operand)) slots().reads.pop_back();
+  return write(slot);
+}
+
+uint32_t Decode::read(uint32_t slot) {
+  slots().reads.push_back(slot);
   return slot;
 }
+
+uint32_t Decode::write(uint32_t slot) {
+  slots().writes.push_back(slot);
+  return slot;
+}
+
+OperandSlots& Decode::slots() { return program.operands[size_t(&op - program.ops.data())]; }
 
 uint32_t Decode::wide(const Operand& operand, int bytes, int* register_size) {
   if (operand.kind == Operand::Kind::sink) {
@@ -249,7 +270,7 @@ uint32_t Decode::wide(const Operand& operand, int bytes, int* register_size) {
   *register_size = register_bytes(operand);
   if (*register_size < bytes)
     fail("takes registers of at least " + std::to_string(8 * bytes) + " bits");
-  return program.register_slots[operand.id];
+  return read(program.register_slots[operand.id]);
 }
 
 int64_t Decode::integer(int i) const {
@@ -268,7 +289,7 @@ Address Decode::address(const Operand& operand) {
       const int bytes = register_bytes(base);
       if (bytes != 4 && bytes != 8) fail("has an address that is neither 32 nor 64 bits");
       a.base = bytes == 4 ? Address::Base::register32 : Address::Base::register64;
-      a.slot = program.register_slots[base.id];
+      a.slot = read(program.register_slots[base.id]);
       return a;
     }
     case Operand::Kind::integer:
@@ -337,6 +358,7 @@ void lay_out_variables(Program& program) {
 void decode_function(Program& program, const Layout& layout) {
   const ptx::Function& f = *program.function;
   program.ops.resize(f.body.size() + 1);
+  program.operands.resize(f.body.size() + 1);
   for (size_t i = 0; i < f.body.size(); ++i) {
     const ptx::Instruction& ins = f.body[i];
     Op& op = program.ops[i];

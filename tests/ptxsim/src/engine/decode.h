@@ -68,6 +68,7 @@ class Decode {
   uint32_t predicate_out(const ptx::Operand& operand);
   // Any register of at least `bytes`: loads, stores and conversions may take wider ones.
   uint32_t wide(const ptx::Operand& operand, int bytes, int* register_bytes);
+  uint32_t wide_out(const ptx::Operand& operand, int bytes, int* register_bytes);
   uint32_t constant(uint64_t bits, int bytes);
   uint32_t scratch_predicate();  // the condition code of add.cc, one a frame
   Address address(const ptx::Operand& operand);
@@ -89,6 +90,9 @@ class Decode {
  private:
   uint32_t special(ptx::Special special, int bytes);
   uint32_t add_slot(int bytes_per_lane);
+  uint32_t read(uint32_t slot);  // remembers what the instruction reads and writes
+  uint32_t write(uint32_t slot);
+  OperandSlots& slots();
 };
 
 using DecodeFn = void (*)(Decode&);

@@ -7,6 +7,7 @@
 #include "engine/counters.h"
 #include "engine/launch.h"
 #include "engine/races.h"
+#include "engine/taint.h"
 #include "engine/waits.h"
 
 namespace ptxsim {
@@ -43,6 +44,7 @@ void step(Warp& w, Launch& launch) {
   if (op.converges && w.mask != f.mask)
     fault(w, op, Report::Kind::barrier_misuse, f.mask & ~w.mask,
           "lanes of a warp disagree about the guard of an aligned instruction");
+  if (!w.taint.empty()) track_taint(w, op);
   switch (op.run(w, op)) {
     case Flow::next: ++f.pc; break;
     case Flow::wait: w.fragment = nullptr; break;

@@ -8,6 +8,7 @@
 #include "engine/counters.h"
 #include "engine/lanes.h"
 #include "engine/races.h"
+#include "engine/taint.h"
 
 namespace ptxsim {
 namespace {
@@ -57,18 +58,21 @@ void check_aligned(Warp& w, const Op& op, int lane, uint64_t address, uint32_t b
           "address " + hex(address) + " is no multiple of " + std::to_string(bytes));
 }
 
-void check_unwritten(Warp& w, const Op& op, const Place* places, uint32_t bytes) {
+void check_unwritten(Warp& w, const Op& op, const Place* places, const Access& access) {
+  const uint32_t bytes = access.bytes;
   uint32_t bad = 0;
   for_active(w.mask, [&](int l) {
     const Place& p = places[l];
-    if (p.shared_block ? !shared_written(*p.shared_block, p.shared_offset, bytes)
-                       : p.allocation && !p.allocation->is_written(uint64_t(p.data), bytes))
-      bad |= 1u << l;
+    if (!is_written(p, bytes)) bad |= 1u << l;
   });
   if (!bad) return;
+  if (access.unwritten) {
+    *access.unwritten = bad;
+    return;
+  }
   const Place& p = places[std::countr_zero(bad)];
   finding(w, op, Report::Kind::unwritten_read, bad,
-          "reads " + std::to_string(bytes) + " bytes that nothing wrote, at " +
+          "updates memory that nothing wrote, at " +
               (p.shared_block ? "shared " + hex(p.shared_offset)
                               : w.launch().memory.describe(uint64_t(p.data))));
 }
@@ -115,15 +119,18 @@ bool shared_written(const Block& block, uint32_t offset, uint32_t bytes) {
   return true;
 }
 
-void mark_shared_written(Block& block, uint32_t offset, uint32_t bytes) {
-  for (uint32_t i = offset; i < offset + bytes;) {
-    if (i % 64 == 0 && offset + bytes - i >= 64) {
-      block.written[i / 64] = ~uint64_t(0);
-      i += 64;
-    } else {
-      block.written[i / 64] |= uint64_t(1) << (i % 64);
-      ++i;
-    }
+bool is_written(const Place& p, uint32_t bytes) {
+  if (p.shared_block) return shared_written(*p.shared_block, p.shared_offset, bytes);
+  return !p.allocation || p.allocation->is_written(uint64_t(p.data), bytes);
+}
+
+void mark_shared(Block& block, uint32_t offset, uint32_t bytes, bool written) {
+  for (uint32_t i = offset; i < offset + bytes; ++i) {
+    const uint64_t bit = uint64_t(1) << (i % 64);
+    if (written)
+      block.written[i / 64] |= bit;
+    else
+      block.written[i / 64] &= ~bit;
   }
 }
 
@@ -186,12 +193,12 @@ void access_memory(Warp& w, const Op& op, SpaceKind space, const uint64_t* addre
 
   const bool reads = access.kind != Access::Kind::write, writes = access.kind != Access::Kind::read;
   if (reads && launch.options.check_unwritten && (global | shared))
-    check_unwritten(w, op, places, access.bytes);
+    check_unwritten(w, op, places, access);
   if (launch.races && (global | shared)) launch.races->access(w, op, places, access);
   if (writes)
     for_active(global | shared, [&](int l) {
       if (places[l].shared_block)
-        mark_shared_written(*places[l].shared_block, places[l].shared_offset, access.bytes);
+        mark_shared(*places[l].shared_block, places[l].shared_offset, access.bytes, true);
       else
         places[l].allocation->mark_written(uint64_t(places[l].data), access.bytes);
     });

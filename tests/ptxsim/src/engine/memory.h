@@ -25,6 +25,9 @@ struct Access {
   Kind kind = Kind::read;
   bool is_strong = false;  // volatile, relaxed or stronger, atomic: does not race with its like
   uint8_t bytes = 0;       // a lane: 1 to 32
+  uint32_t* unwritten =
+      nullptr;             // takes the lanes that read what nothing wrote; null: their results
+                           // are such values
   Wavefronts* wavefronts = nullptr;  // where to count those of shared memory; null: loads or stores
 };
 
@@ -50,8 +53,9 @@ uint8_t* global_range(Warp& w, const Op& op, int lane, uint64_t address, uint64_
 uint8_t* shared_range(Warp& w, const Op& op, int lane, uint32_t address, uint32_t bytes,
                       Access::Kind kind, Block** block, uint32_t* offset);
 void count_wavefronts(const Place* places, uint32_t mask, uint32_t bytes, Wavefronts& count);
+bool is_written(const Place& place, uint32_t bytes);  // local memory and parameters: always
 bool shared_written(const Block& block, uint32_t offset, uint32_t bytes);
-void mark_shared_written(Block& block, uint32_t offset, uint32_t bytes);
+void mark_shared(Block& block, uint32_t offset, uint32_t bytes, bool written);
 
 Block& shared_block(Warp& w, const Op& op, int lane,
                     uint32_t address);  // of a 32-bit shared address

@@ -34,11 +34,15 @@ struct Op {
   static constexpr uint32_t kNone = 0xffffffff;
 };
 
+// Registers that an instruction reads and writes, as slots.
+struct OperandSlots { std::vector<uint32_t> reads, writes; };
+
 // A function, decoded. Shared by all launches.
 struct Program {
   const ptx::Module* module = nullptr;
   const ptx::Function* function = nullptr;
   std::vector<Op> ops;                   // one an instruction, and a return at the end
+  std::vector<OperandSlots> operands;    // of each op
   std::vector<uint8_t> image;            // of a fresh frame: registers, then constants in all lanes
   std::vector<uint32_t> register_slots;  // of ptx::Function::registers
   uint32_t local_bytes = 0;              // its .local variables

@@ -99,7 +99,7 @@ Flow run_copy(Warp& w, const Op& op) {
            }
            memcpy(p.to, p.from, p.live);
            memset(p.to + p.live, 0, p.bytes - p.live);
-           mark_shared_written(*p.block, p.offset, p.bytes);
+           mark_shared(*p.block, p.offset, p.bytes, true);
          }
        },
        w.copy_group, &w, AsyncOp::Kind::copy, w.mask, agent});
@@ -218,7 +218,7 @@ Flow run_bulk(Warp& w, const Op& op) {
            }
            memcpy(target.data, source.data, bytes);
            if (target.shared_block)
-             mark_shared_written(*target.shared_block, target.shared_offset, bytes);
+             mark_shared(*target.shared_block, target.shared_offset, bytes, true);
            else
              target.allocation->mark_written(uint64_t(target.data), bytes);
            if (bar_block) {

@@ -276,13 +276,11 @@ bool is_indirect_call(const ptx::Instruction& call) {
 }
 
 std::initializer_list<DecodeEntry> control_opcodes() {
-  static const std::initializer_list<DecodeEntry> all = {{"bra", decode_bra},
-                                                         {"brx", decode_brx},
-                                                         {"call", decode_call},
-                                                         {"ret", decode_ret},
-                                                         {"exit", decode_exit},
-                                                         {"trap", decode_trap}, {"brkpt", decode_trap},
-                                                         {"nanosleep", decode_nanosleep}};
+  static const std::initializer_list<DecodeEntry> all = {
+      {"bra", decode_bra},    {"brx", decode_brx},
+      {"call", decode_call},  {"ret", decode_ret},
+      {"exit", decode_exit},  {"trap", decode_trap},
+      {"brkpt", decode_trap}, {"nanosleep", decode_nanosleep}};
   return all;
 }
 

@@ -482,7 +482,7 @@ void decode_cvt(Decode& d) {
   }
   if (int(sources.size()) != c.form.sources) d.fail("has another number of sources than it takes");
   int dst_bytes;
-  d.op.slot[0] = d.wide(d.operand(0), 1, &dst_bytes);
+  d.op.slot[0] = d.wide_out(d.operand(0), 1, &dst_bytes);
   std::vector<int> bytes;
   for (size_t i = 0; i < sources.size(); ++i) {
     int size;

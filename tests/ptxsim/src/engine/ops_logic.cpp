@@ -336,8 +336,8 @@ CompareLanes pick_compare(Compare c) {
     PTXSIM_CASE(hs)
     PTXSIM_CASE(equ)
     PTXSIM_CASE(neu)
-    PTXSIM_CASE(ltu) PTXSIM_CASE(leu) PTXSIM_CASE(gtu) PTXSIM_CASE(geu) PTXSIM_CASE(num)
-        PTXSIM_CASE(nan)
+    PTXSIM_CASE(ltu)
+    PTXSIM_CASE(leu) PTXSIM_CASE(gtu) PTXSIM_CASE(geu) PTXSIM_CASE(num) PTXSIM_CASE(nan)
 #undef PTXSIM_CASE
   }
   return nullptr;
@@ -568,7 +568,8 @@ void decode_pack(Decode& d, int bytes, bool pack) {
   for (uint32_t i = 0; i < form.parts; ++i) {
     int size;
     if (byte_parts) {
-      form.slots[i] = d.wide(vector.items[i], 1, &size);
+      form.slots[i] =
+          pack ? d.wide(vector.items[i], 1, &size) : d.wide_out(vector.items[i], 1, &size);
       form.slots[4 + i] = uint32_t(size);
     } else {
       form.slots[i] =

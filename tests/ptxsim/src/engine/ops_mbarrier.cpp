@@ -162,7 +162,7 @@ Flow run_init(Warp& w, const Op& op) {
       fault(w, op, Report::Kind::barrier_misuse, 1u << l,
             "mbarrier.init with a count of " + std::to_string(m.expected));
     store_to(block, offset, m);
-    mark_shared_written(block, offset, 8);
+    mark_shared(block, offset, 8, true);
     if (RaceChecker* races = w.launch().races) races->start_mbarrier(block, offset);
   });
   return Flow::next;

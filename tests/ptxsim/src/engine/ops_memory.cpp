@@ -6,6 +6,7 @@
 #include "engine/memory.h"
 #include "engine/operands.h"
 #include "engine/races.h"
+#include "engine/taint.h"
 
 namespace ptxsim {
 
@@ -101,12 +102,39 @@ inline void spread(Warp& w, const MemoryForm& f, const Place* places) {
   }
 }
 
+Place element_of(const Place& whole, uint32_t offset) {
+  return {whole.data + offset, whole.shared_block, whole.shared_offset + offset, whole.allocation};
+}
+
+void taint_elements(Warp& w, const MemoryForm& f, const Place* places, uint32_t lanes) {
+  for (uint32_t i = 0; i < f.count; ++i) {
+    uint32_t bad = 0;
+    for_active(lanes, [&](int l) {
+      bad |= uint32_t(!is_written(element_of(places[l], i * f.element), f.element)) << l;
+    });
+    set_taint(w, f.slots[i], taint_of(w, f.slots[i]) | bad);
+  }
+}
+
+// What is stored of values that nothing wrote is as unwritten as they are.
+void untaint_stored(Warp& w, const MemoryForm& f, const Place* places) {
+  for (uint32_t i = 0; i < f.count; ++i)
+    for_active(taint_of(w, f.slots[i]), [&](int l) {
+      const Place p = element_of(places[l], i * f.element);
+      if (p.shared_block) mark_shared(*p.shared_block, p.shared_offset, f.element, false);
+    });
+}
+
 Flow run_load(Warp& w, const Op& op) {
   const auto& f = *static_cast<const MemoryForm*>(op.form);
   uint64_t addresses[kLanes];
   Place places[kLanes];
+  uint32_t unwritten = 0;
+  Access access = f.access;
+  access.unwritten = &unwritten;
   read_addresses(w, f.address, addresses);
-  access_memory(w, op, f.address.space, addresses, f.access, places);
+  access_memory(w, op, f.address.space, addresses, access, places);
+  if (unwritten) taint_elements(w, f, places, unwritten);
   if (f.element == f.sizes[0]) {
     if (f.element == 4)
       spread<uint32_t>(w, f, places);
@@ -137,6 +165,7 @@ Flow run_store(Warp& w, const Op& op) {
   read_addresses(w, f.address, addresses);
   access_memory(w, op, f.address.space, addresses, f.access, places);
   if (f.order.is_strong && w.launch().races) w.launch().races->order(w, op, f.order, places, false);
+  if (!w.taint.empty()) untaint_stored(w, f, places);
   // Lanes in ascending order: of lanes that write one place the last wins, as good as any.
   for (uint32_t i = 0; i < f.count; ++i)
     for_active(w.mask, [&](int l) {
@@ -187,7 +216,11 @@ void decode_access(Decode& d) {
     d.fail("has another number of values than its vector");
   for (uint32_t i = 0; i < f.count; ++i) {
     int size;
-    f.slots[i] = d.wide(is_vector ? value.items[i] : value, int(f.element), &size);
+    {
+      const Operand& one = is_vector ? value.items[i] : value;
+      f.slots[i] =
+          load ? d.wide_out(one, int(f.element), &size) : d.wide(one, int(f.element), &size);
+    }
     f.sizes[i] = uint32_t(size);
     if (load && f.sizes[i] != f.sizes[0]) d.fail("takes registers of one size");
   }

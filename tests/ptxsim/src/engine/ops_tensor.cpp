@@ -6,6 +6,7 @@
 #include "engine/counters.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
+#include "engine/taint.h"
 #include "tensor/matrix.h"
 #include "tensor/mma.h"
 
@@ -99,8 +100,9 @@ struct MatrixOp {
   uint32_t slots[4];
 };
 
-// A lane's row is its read or write, as far as order between lanes goes.
-void access_rows(Warp& w, const Op& op, const MatrixOp& m, Access::Kind kind, Place* places) {
+// A lane's row is its read or write, as far as order between lanes goes. Returns the rows that nothing
+// wrote.
+uint32_t access_rows(Warp& w, const Op& op, const MatrixOp& m, Access::Kind kind, Place* places) {
   uint64_t addresses[kLanes];
   read_addresses(w, m.address, addresses);
   const uint32_t all = w.mask;
@@ -108,23 +110,35 @@ void access_rows(Warp& w, const Op& op, const MatrixOp& m, Access::Kind kind, Pl
   Access access{kind, false, kMatrixRowBytes};
   Counters& counters = *w.launch().counters;
   access.wavefronts = m.form.is_store ? &counters.stmatrix : &counters.ldmatrix;
+  uint32_t unwritten = 0;
+  if (kind == Access::Kind::read) access.unwritten = &unwritten;
   access_memory(w, op, m.address.space, addresses, access, places);
   for_active(w.mask, [&](int l) {
     if (!places[l].shared_block)
       fault(w, op, Report::Kind::out_of_bounds, 1u << l, "takes addresses of shared memory");
   });
   w.mask = all;
+  return unwritten;
 }
 
 Flow run_ldmatrix(Warp& w, const Op& op) {
   const auto& m = *static_cast<const MatrixOp*>(op.form);
   Place places[kLanes];
-  access_rows(w, op, m, Access::Kind::read, places);
+  const uint32_t unwritten = access_rows(w, op, m, Access::Kind::read, places);
   uint8_t rows[kLanes][kMatrixRowBytes];
   for (int i = 0; i < m.form.rows; ++i) memcpy(rows[i], places[i].data, kMatrixRowBytes);
   uint32_t* registers[4];
   for (int i = 0; i < m.form.registers; ++i) registers[i] = w.lanes<uint32_t>(m.slots[i]);
   rows_to_fragment(m.form, rows, registers);
+  // Of 8x8 matrices row r is in lanes 4r to 4r + 3, or transposed in every fourth from r / 2 on.
+  const bool plain = m.form.shape == MatrixForm::Shape::m8n8;
+  for_active(unwritten, [&](int row) {
+    const uint32_t lanes = !plain             ? kAllLanes
+                           : m.form.transpose ? 0x11111111u << (row % 8 / 2)
+                                              : 0xfu << (row % 8 * 4);
+    for (int i = 0; i < m.form.registers; ++i)
+      if (!plain || i == row / 8) set_taint(w, m.slots[i], taint_of(w, m.slots[i]) | lanes);
+  });
   return Flow::next;
 }
 
@@ -171,6 +185,27 @@ void decode_movmatrix(Decode& d) {
 }
 
 }  // namespace
+
+// D's element (i, j) needs row i of A, column j of B and the same element of C (layouts: mma.h).
+void taint_mma(Warp& w, const Op& op) {
+  const auto& m = *static_cast<const MmaOp*>(op.form);
+  const bool packed = m.form.d == Accumulator::f16;
+  uint32_t d[8] = {};
+  for (int r = 0; r < m.form.c_registers && r < m.form.d_registers; ++r) d[r] = taint_of(w, m.c[r]);
+  for (int r = 0; r < m.form.a_registers; ++r)
+    for_active(taint_of(w, m.a[r]), [&](int lane) {
+      const uint32_t group = 0xfu << (lane / 4 * 4);
+      for (int i = 0; i < m.form.d_registers; ++i)
+        if (m.form.m == 8 || (packed ? i : i / 2) % 2 == r % 2) d[i] |= group;
+    });
+  for (int r = 0; r < m.form.b_registers; ++r)
+    for_active(taint_of(w, m.b[r]), [&](int lane) {
+      const int column = lane / 4;
+      for (int i = 0; i < m.form.d_registers; ++i)
+        if (packed || i % 2 == column % 2) d[i] |= 0x11111111u << (column / 2);
+    });
+  for (int i = 0; i < m.form.d_registers; ++i) set_taint(w, m.d[i], d[i]);
+}
 
 void decode_bulk_tensor(Decode& d) { d.fail("is not supported"); }
 void decode_tensor_prefetch(Decode& d) { d.fail("is not supported"); }

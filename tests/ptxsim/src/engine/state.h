@@ -78,11 +78,12 @@ struct Fragment {
 
 struct Warp {
   Block* block = nullptr;
-  uint32_t index = 0;          // in its block
-  uint32_t live = 0;           // lanes that exist and have not exited
+  uint32_t index = 0;                  // in its block
+  uint32_t live = 0;                   // lanes that exist and have not exited
   std::vector<Fragment> fragments;
-  uint32_t local_bytes = 0;    // of a lane in `local`
-  std::vector<uint8_t> local;  // lane after lane
+  std::map<uint32_t, uint32_t> taint;  // registers with values that nothing wrote: slot, lanes
+  uint32_t local_bytes = 0;            // of a lane in `local`
+  std::vector<uint8_t> local;          // lane after lane
 
   // Asynchronous copies: the group that new ones join, and each lane's committed groups, oldest first.
   uint64_t copy_group = 1, bulk_group = 1;

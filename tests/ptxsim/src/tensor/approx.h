@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The approximate functions of PTX ISA 9.0: ex2, lg2, rcp, rsqrt, sqrt, sin, cos, tanh with .approx.
+// The approximate functions of PTX ISA 9.0: ex2, lg2, rcp, rsqrt, sqrt, sin, cos, tanh with
+// .approx.
 //
 // The ISA bounds their errors and fixes their special values; the bits between are the hardware's
-// own. Here each is the double function of <cmath>, rounded once to the result: as close to the true
-// value as a result can be, so a kernel that needs the hardware's exact bits is not shown to be
-// right. Special values follow the tables of the ISA, which those of <cmath> are but for NaN: results
-// are the canonical NaN. .ftz flushes subnormal f32 operands and results to zero, keeping the sign.
+// own. Here each is the double function of <cmath>, rounded once to the result: as close to the
+// true value as a result can be, so a kernel that needs the hardware's exact bits is not shown to
+// be right. Special values follow the tables of the ISA, which those of <cmath> are but for NaN:
+// results are the canonical NaN. .ftz flushes subnormal f32 operands and results to zero, keeping
+// the sign.
 #pragma once
 
 #include <bit>
@@ -54,8 +56,8 @@ inline uint32_t approx_16x2(Approx function, Format format, uint32_t x, bool ftz
          approx_16(function, format, uint16_t(x), ftz);
 }
 
-// rcp.approx.ftz.f64, rsqrt.approx{.ftz}.f64: of the upper 32 bits of the operand only, and only those
-// of the result are kept (ISA: "the lower 32 bits of the result are zero").
+// rcp.approx.ftz.f64, rsqrt.approx{.ftz}.f64: of the upper 32 bits of the operand only, and only
+// those of the result are kept (ISA: "the lower 32 bits of the result are zero").
 inline double approx_f64(Approx function, double x, bool ftz) {
   constexpr uint64_t kUpper = 0xffffffff00000000;
   const auto flush = [ftz](double v) {

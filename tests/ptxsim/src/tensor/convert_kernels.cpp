@@ -131,8 +131,9 @@ void any_lanes(const ConvertForm& f, void* dst, const void* const* src) {
   for (int i = 0; i < kLanes; ++i) d[i] = convert_one<To>(f, s[i]);
 }
 
-// Conversions without modifiers that C++ or numerics.h does as PTX wants: integers among each other,
-// integers to f32 and f64 to nearest, f32 to f16 and bf16 to nearest, and widening to f32 and f64.
+// Conversions without modifiers that C++ or numerics.h does as PTX wants: integers among each
+// other, integers to f32 and f64 to nearest, f32 to f16 and bf16 to nearest, and widening to f32
+// and f64.
 template <typename To, typename From>
 void plain_lanes(const ConvertForm&, void* dst, const void* const* src) {
   const From* s = static_cast<const From*>(src[0]);

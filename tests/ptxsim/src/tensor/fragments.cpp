@@ -18,8 +18,9 @@ constexpr ElementInfo kElements[] = {
     {"f64", 64}, {"tf32", 32}, {"f16", 16}, {"bf16", 16}, {"e5m2", 8}, {"e4m3", 8}, {"e3m2", 6},
     {"e2m3", 6}, {"e2m1", 4},  {"u8", 8},   {"s8", 8},    {"u4", 4},   {"s4", 4},   {"b1", 1}};
 
-// Decoders of 16 and 8 bits that vectorise: the magnitude is put where it belongs in an f32 and scaled
-// by a power of two, which is exact for subnormal numbers too; infinities and NaN are put right after.
+// Decoders of 16 and 8 bits that vectorise: the magnitude is put where it belongs in an f32 and
+// scaled by a power of two, which is exact for subnormal numbers too; infinities and NaN are put
+// right after.
 inline float scaled(uint32_t magnitude, uint32_t sign, float scale, bool is_special) {
   const uint32_t bits = ww::float_bits(ww::bits_float(magnitude) * scale);
   return ww::bits_float(bits | sign | (is_special ? 0x7f800000 : 0));

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrices of mma and wgmma: elements from their packed form into dense matrices, and the products.
 //
-// How results are accumulated is this simulator's choice, since the ISA leaves it open: products are
-// exact, added to the accumulator for k = 0, 1, 2, ... in turn, each time with one rounding to f32
-// (a chain of fma). Results for f16 accumulators are rounded once, at the end. Integers are exact;
-// without .satfinite they wrap, with it the exact sum is clamped. f64 is a chain of fma.
+// How results are accumulated is this simulator's choice, since the ISA leaves it open: products
+// are exact, added to the accumulator for k = 0, 1, 2, ... in turn, each time with one rounding to
+// f32 (a chain of fma). Results for f16 accumulators are rounded once, at the end. Integers are
+// exact; without .satfinite they wrap, with it the exact sum is clamped. f64 is a chain of fma.
 #pragma once
 
 #include <cstdint>
@@ -34,9 +34,9 @@ int bits_of(Element element);
 
 enum class Accumulator : uint8_t { f16, f32, f64, s32 };
 
-// The elements of 128 bytes in little-endian order: of the 32 lanes of a register, or of four rows of
-// 32 bytes. In containers each is in a byte of its own: e2m1 in bits 2 to 5, e2m3 and e3m2 in bits 0
-// to 5 (mma with .kind::f8f6f4 and .kind::mxf8f6f4).
+// The elements of 128 bytes in little-endian order: of the 32 lanes of a register, or of four rows
+// of 32 bytes. In containers each is in a byte of its own: e2m1 in bits 2 to 5, e2m3 and e3m2 in
+// bits 0 to 5 (mma with .kind::f8f6f4 and .kind::mxf8f6f4).
 constexpr int kUnpackBytes = 128;
 constexpr int kMostUnpacked = 2 * kUnpackBytes;
 void unpack(Element element, bool in_containers, const void* packed, float* out);

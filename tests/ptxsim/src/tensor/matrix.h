@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ldmatrix, stmatrix and movmatrix (PTX ISA 9.0, 9.7.14.5.15 to .17): which lane gives which address,
-// and how rows of 16 bytes become fragments. Reading and writing memory is the caller's.
+// ldmatrix, stmatrix and movmatrix (PTX ISA 9.0, 9.7.14.5.15 to .17): which lane gives which
+// address, and how rows of 16 bytes become fragments. Reading and writing memory is the caller's.
 #pragma once
 
 #include <cstdint>

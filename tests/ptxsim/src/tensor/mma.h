@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // mma.sync of a warp (PTX ISA 9.0, 9.7.14.5): all dense shapes and types, with block scaling.
 //
-// Fragments, for lane t of a group g = t / 4 with its place q = t % 4 there, where a register holds P
-// elements (e = 0 .. P-1) and r counts registers:
+// Fragments, for lane t of a group g = t / 4 with its place q = t % 4 there, where a register holds
+// P elements (e = 0 .. P-1) and r counts registers:
 //   A, m16   row g + 8 (r % 2), column 4P (r / 2) + qP + e; m8: row g, column 4P r + qP + e
 //   B        column g, row 4P r + qP + e
 //   C, D     row g + 8 (r / 2), column 2q + r % 2; f16: row g + 8r, column 2q + e

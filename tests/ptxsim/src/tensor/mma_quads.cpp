@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// mma.sync.m8n8k4 with f16: four products, of the quad pairs {0-3, 16-19}, {4-7, 20-23}, {8-11, 24-27}
-// and {12-15, 28-31}. In each, a lane has its place q = lane % 4 and half h = lane / 16; its elements
-// i = 0 .. 3 of A and B, 0 .. 7 of C and D are
+// mma.sync.m8n8k4 with f16: four products, of the quad pairs {0-3, 16-19}, {4-7, 20-23}, {8-11,
+// 24-27} and {12-15, 28-31}. In each, a lane has its place q = lane % 4 and half h = lane / 16; its
+// elements i = 0 .. 3 of A and B, 0 .. 7 of C and D are
 //   A   .row: (q + 4h, i)   .col: (i + 4h, q)
 //   B   .row: (q, i + 4h)   .col: (i, q + 4h)
 //   C   f16: (q + 4h, i)    f32: (q % 2 + i & 2 + 4h, i & 4 + q & 2 + i % 2)

@@ -67,7 +67,8 @@ uint64_t ptxsim_test_encode_integer(int format, uint64_t magnitude, int negative
   return encode_integer(Format(format), magnitude, negative != 0, Rounding(rounding));
 }
 
-// Bits in and out: 64-bit for f64; format is f32, f64, f16 or bf16, and x2 says whether two are packed.
+// Bits in and out: 64-bit for f64; format is f32, f64, f16 or bf16, and x2 says whether two are
+// packed.
 uint64_t ptxsim_test_approx(int function, int format, int x2, int ftz, uint64_t x) {
   const Approx f = Approx(function);
   switch (Format(format)) {

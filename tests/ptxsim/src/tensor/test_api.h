@@ -9,8 +9,8 @@
 
 namespace ptxsim::test {
 
-// "mma.sync.aligned v4 v4 v2 v4": the spelling, then the operands: r (a register), vN (N registers),
-// a (an address), iN (the integer N).
+// "mma.sync.aligned v4 v4 v2 v4": the spelling, then the operands: r (a register), vN (N
+// registers), a (an address), iN (the integer N).
 ptx::Instruction instruction(const char* text);
 
 // Runs `body`; what it throws goes to `error`, of 256 bytes. Returns 0, or -1 after an error.

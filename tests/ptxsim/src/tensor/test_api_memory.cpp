@@ -48,7 +48,8 @@ int ptxsim_test_wgmma_decode(const char* text, int* info, char* error) {
   });
 }
 
-// Segments from `shared` memory by the descriptors; d and a registers are those of warp 0, then 1, ...
+// Segments from `shared` memory by the descriptors; d and a registers are those of warp 0, then 1,
+// ...
 int ptxsim_test_wgmma(const char* text, uint64_t a_descriptor, uint64_t b_descriptor,
                       const uint8_t* shared, int accumulate, uint32_t* d, const uint32_t* a,
                       int repeat, char* error) {

@@ -11,8 +11,8 @@ using namespace ptxsim;
 extern "C" {
 
 // Operands are their registers one after the other, each of 32 lanes. `counts` gets the numbers of
-// registers of d, a, b and c and the bytes a lane. `selectors` are byte-id-a, thread-id-a, byte-id-b,
-// thread-id-b. d may be null: the instruction is decoded only.
+// registers of d, a, b and c and the bytes a lane. `selectors` are byte-id-a, thread-id-a,
+// byte-id-b, thread-id-b. d may be null: the instruction is decoded only.
 int ptxsim_test_mma(const char* text, int* counts, uint8_t* d, const uint8_t* a, const uint8_t* b,
                     const uint8_t* c, const uint32_t* scale_a, const uint32_t* scale_b,
                     const int* selectors, int repeat, char* error) {

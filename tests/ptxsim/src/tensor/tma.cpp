@@ -33,8 +33,9 @@ uint32_t swizzled(const TensorMap& map, uint32_t address) {
   return address;
 }
 
-// What moves as one: the whole row without swizzle; else the 16 bytes that stay together, or 8; with
-// the types that have gaps, 16 elements. Bytes in shared memory, and those of them that are data.
+// What moves as one: the whole row without swizzle; else the 16 bytes that stay together, or 8;
+// with the types that have gaps, 16 elements. Bytes in shared memory, and those of them that are
+// data.
 struct Unit { uint32_t pitch, data; };
 
 Unit unit_of(const TensorMap& map, uint32_t row_bytes) {

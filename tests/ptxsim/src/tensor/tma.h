@@ -19,9 +19,9 @@ struct TmaSegment {
   bool in_bounds = false;
 };
 
-// Appends the segments of the box whose corner is at `coordinates`, innermost first, and whose shared
-// copy starts at `shared`, a multiple of 128. Throws std::invalid_argument for interleaved maps, which
-// are not simulated.
+// Appends the segments of the box whose corner is at `coordinates`, innermost first, and whose
+// shared copy starts at `shared`, a multiple of 128. Throws std::invalid_argument for interleaved
+// maps, which are not simulated.
 void tma_tile(const TensorMap& map, const int32_t* coordinates, uint32_t shared,
               std::vector<TmaSegment>& segments);
 

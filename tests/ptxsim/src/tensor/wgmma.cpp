@@ -177,7 +177,8 @@ MatrixDescriptor decode_descriptor(uint64_t bits) {
 }
 
 // Core matrices are 8 rows of 16 bytes. Without swizzle a core matrix is contiguous; with one, the
-// rows of span / 16 neighbours lie side by side. See the canonical layouts of the ISA, 9.7.15.5.1.2.
+// rows of span / 16 neighbours lie side by side. See the canonical layouts of the ISA,
+// 9.7.15.5.1.2.
 void segment_addresses(const MatrixDescriptor& d, bool is_mn_major, int rows, uint32_t* addresses) {
   const uint32_t side = d.span ? d.span / 16 : 1;  // units of 16 bytes in a line
   const auto put = [&](int segment, uint32_t offset) {

@@ -2,7 +2,8 @@
 // wgmma.mma_async of a warpgroup, four warps (PTX ISA 9.0, 9.7.15): decoding, the shared-memory
 // addresses that a matrix descriptor stands for, and the product of what was read there.
 //
-// D is 64 x n; warp w has its rows 16w to 16w + 15 in the layout of mma's D, 8 columns after another:
+// D is 64 x n; warp w has its rows 16w to 16w + 15 in the layout of mma's D, 8 columns after
+// another:
 // register r of f32 and s32 holds row g + 8 (r / 2 % 2), column 8 (r / 4) + 2q + r % 2 of lane
 // t = 4g + q; of f16, row g + 8 (r % 2) and columns 8 (r / 2) + 2q and the next. A in registers is
 // as in mma. Results accumulate as in fragments.h.
@@ -41,8 +42,8 @@ struct MatrixDescriptor {
 };
 MatrixDescriptor decode_descriptor(uint64_t bits);
 
-// The shared addresses of the matrix in segments of 16 bytes, two for each of the `rows` rows of A or
-// columns of B:
+// The shared addresses of the matrix in segments of 16 bytes, two for each of the `rows` rows of A
+// or columns of B:
 //   K-major   segment 2 i + j: elements 16-byte unit j along k of row i
 //   MN-major  segment k * (rows / 8) + j: 8 elements (of 16 bits) from row 8 j on, at k
 void segment_addresses(const MatrixDescriptor& descriptor, bool is_mn_major, int rows,
@@ -54,8 +55,8 @@ struct WgmmaWarp {
   const void* a[4] = {};
 };
 
-// d = a b, or d += a b. `a` (unless it is in registers) and `b` are the segments of the two matrices
-// one after the other.
+// d = a b, or d += a b. `a` (unless it is in registers) and `b` are the segments of the two
+// matrices one after the other.
 void multiply_wgmma(const WgmmaForm& form, bool accumulate, const uint8_t* a, const uint8_t* b,
                     const WgmmaWarp (&warps)[kWgmmaWarps]);
 
