@@ -88,6 +88,7 @@ bool merge_fragments(Warp& w) {
 }
 
 Fragment* choose_fragment(Warp& w, Random& random) {
+  if (w.fragments.size() > 1) merge_fragments(w);
   Fragment* best = nullptr;
   int best_depth = 0, ready = 0;
   for (Fragment& f : w.fragments) {

@@ -61,7 +61,6 @@ void run_warp(Warp& w, uint64_t budget) {
       const Op& op = w.fragment->frame->program->ops[w.fragment->pc];
       if (op.is_label ||
           op.converges) {  // lanes may meet, and lanes behind get the chance to catch up
-        merge_fragments(w);
         w.fragment = nullptr;
       }
     }

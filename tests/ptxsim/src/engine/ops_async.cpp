@@ -294,6 +294,11 @@ void decode_bulk(Decode& d) {
 }
 
 void decode_cp(Decode& d) {
+  if (d.mods.take("reduce")) {
+    for (const char* word : {"async", "bulk"}) d.mods.require_one_of({word});
+    if (d.mods.peek() != "tensor") d.fail("is not supported without a tensor map");
+    return decode_bulk_tensor(d);
+  }
   d.mods.require_one_of({"async"});
   d.op.kind = InstructionClass::async_control;
   if (d.mods.take("bulk")) return decode_bulk(d);

@@ -207,9 +207,6 @@ void taint_mma(Warp& w, const Op& op) {
   for (int i = 0; i < m.form.d_registers; ++i) set_taint(w, m.d[i], d[i]);
 }
 
-void decode_bulk_tensor(Decode& d) { d.fail("is not supported"); }
-void decode_tensor_prefetch(Decode& d) { d.fail("is not supported"); }
-
 std::initializer_list<DecodeEntry> tensor_opcodes() {
   static const std::initializer_list<DecodeEntry> all = {{"mma", decode_mma_op},
                                                          {"ldmatrix", decode_matrix_op},

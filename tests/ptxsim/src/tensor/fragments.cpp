@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensor/fragments.h"
 
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 #include <cstring>
 #include <iterator>
 #include <type_traits>
@@ -181,7 +185,19 @@ void widen_f16(const uint16_t* in, int count, float* out) {
 }
 
 void narrow_f16(const float* in, int count, uint16_t* out) {
-  for (int i = 0; i < count; ++i) {
+  int i = 0;
+#if defined(__F16C__) && defined(__AVX__)
+  for (; i + 8 <= count; i += 8) {
+    const __m256 v = _mm256_loadu_ps(in + i);
+    __m128i half = _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    // NaN is above infinity in magnitude; both are small enough to compare as signed numbers.
+    const __m128i magnitude = _mm_and_si128(half, _mm_set1_epi16(0x7fff));
+    const __m128i is_nan = _mm_cmpgt_epi16(magnitude, _mm_set1_epi16(0x7c00));
+    half = _mm_blendv_epi8(half, _mm_set1_epi16(0x7fff), is_nan);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), half);
+  }
+#endif
+  for (; i < count; ++i) {
     out[i] = in[i] != in[i] ? 0x7fff : ww::from_float<ww::f16_t>(in[i]).bits;
   }
 }

@@ -2,26 +2,21 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <vector>
 
 #include "tensor/wgmma.h"
 
 namespace ptxsim {
 namespace {
 
-constexpr int kMaxN = 256;
+// The product is computed for 8 columns at a time: a block is a matrix of its own, of n = 8.
+constexpr int kBlock = 8, kMaxK = 32;
 
 // Rows of 32 bytes to rows of k numbers.
 template <typename T>
 void unpack_rows(Element element, const uint8_t* bytes, int rows, T* out) {
   const int k = kWgmmaRowBytes * 8 / bits_of(element);
-  for (int i = 0; i < rows; i += 4) unpack(element, false, bytes + i * kWgmmaRowBytes, out + i * k);
-}
-
-template <typename T>
-void transpose(const T* from, int rows, int columns, T* to) {
-  for (int i = 0; i < rows; ++i) {
-    for (int j = 0; j < columns; ++j) to[j * rows + i] = from[i * columns + j];
+  for (int i = 0; i < rows; i += 4) {
+    unpack(element, false, bytes + i * kWgmmaRowBytes, out + i * k);
   }
 }
 
@@ -39,134 +34,130 @@ void registers_to_rows(const WgmmaWarp (&warps)[kWgmmaWarps], uint8_t* rows) {
   }
 }
 
-// D in registers as a dense 64 x n matrix, and back. Two registers of f32 or s32 are 8 x 8 numbers,
+// A as a dense 64 x k matrix.
+template <typename T>
+void unpack_a(const WgmmaForm& f, const uint8_t* bytes, T* out) {
+  if (!f.a_is_m_major) return unpack_rows(f.a, bytes, kWgmmaRows, out);
+  T by_column[kWgmmaRows * kMaxK];  // k rows of 64
+  unpack_rows(f.a, bytes, kWgmmaRows, by_column);
+  for (int l = 0; l < f.k; ++l) {
+    for (int i = 0; i < kWgmmaRows; ++i) out[i * f.k + l] = by_column[l * kWgmmaRows + i];
+  }
+}
+
+// The block of 8 columns of B: a dense k x 8 matrix.
+template <typename T>
+void unpack_b(const WgmmaForm& f, const uint8_t* bytes, int block, T* out) {
+  if (f.b_is_n_major) {  // a segment is what one k has of the block
+    uint8_t units[16 * 16];
+    for (int l = 0; l < f.k; ++l) {
+      std::memcpy(units + 16 * l, bytes + 16 * (l * (f.n / kBlock) + block), 16);
+    }
+    return unpack_rows(f.b, units, kBlock, out);
+  }
+  T by_column[kBlock * kMaxK];  // 8 rows of k
+  unpack_rows(f.b, bytes + block * kBlock * kWgmmaRowBytes, kBlock, by_column);
+  for (int l = 0; l < f.k; ++l) {
+    for (int j = 0; j < kBlock; ++j) out[l * kBlock + j] = by_column[j * f.k + l];
+  }
+}
+
+// The block of D as a dense 64 x 8 matrix, and back. Two registers of f32 or s32 are 8 rows of it,
 // their lanes in turn; one of f16 is, as it is.
 template <typename T>
-void gather_d(const WgmmaForm& f, const WgmmaWarp (&warps)[kWgmmaWarps], T* d) {
-  for (int w = 0; w < kWgmmaWarps; ++w) {
-    for (int r = 0; r < f.d_registers; r += 2) {
-      const T* even = static_cast<const T*>(warps[w].d[r]);
-      const T* odd = static_cast<const T*>(warps[w].d[r + 1]);
-      T* to = d + (16 * w + 8 * (r / 2 % 2)) * f.n + 8 * (r / 4);
-      for (int t = 0; t < 32; ++t) {
-        to[t / 4 * f.n + t % 4 * 2] = even[t];
-        to[t / 4 * f.n + t % 4 * 2 + 1] = odd[t];
-      }
+void gather_d(int block, const WgmmaWarp (&warps)[kWgmmaWarps], T* d) {
+  for (int part = 0; part < 2 * kWgmmaWarps; ++part) {
+    void* const* registers = warps[part / 2].d + 4 * block + 2 * (part % 2);
+    const T *even = static_cast<const T*>(registers[0]), *odd = static_cast<const T*>(registers[1]);
+    for (int t = 0; t < 32; ++t) {
+      d[64 * part + 2 * t] = even[t];
+      d[64 * part + 2 * t + 1] = odd[t];
     }
   }
 }
 
 template <typename T>
-void scatter_d(const WgmmaForm& f, const T* d, const WgmmaWarp (&warps)[kWgmmaWarps]) {
-  for (int w = 0; w < kWgmmaWarps; ++w) {
-    for (int r = 0; r < f.d_registers; r += 2) {
-      T* even = static_cast<T*>(warps[w].d[r]);
-      T* odd = static_cast<T*>(warps[w].d[r + 1]);
-      const T* from = d + (16 * w + 8 * (r / 2 % 2)) * f.n + 8 * (r / 4);
-      for (int t = 0; t < 32; ++t) {
-        even[t] = from[t / 4 * f.n + t % 4 * 2];
-        odd[t] = from[t / 4 * f.n + t % 4 * 2 + 1];
-      }
+void scatter_d(int block, const T* d, const WgmmaWarp (&warps)[kWgmmaWarps]) {
+  for (int part = 0; part < 2 * kWgmmaWarps; ++part) {
+    void* const* registers = warps[part / 2].d + 4 * block + 2 * (part % 2);
+    T *even = static_cast<T*>(registers[0]), *odd = static_cast<T*>(registers[1]);
+    for (int t = 0; t < 32; ++t) {
+      even[t] = d[64 * part + 2 * t];
+      odd[t] = d[64 * part + 2 * t + 1];
     }
   }
 }
 
-void gather_half(const WgmmaForm& f, const WgmmaWarp (&warps)[kWgmmaWarps], float* d) {
-  for (int w = 0; w < kWgmmaWarps; ++w) {
-    for (int r = 0; r < f.d_registers; ++r) {
-      const auto* from = static_cast<const uint16_t*>(warps[w].d[r]);
-      float* to = d + (16 * w + 8 * (r % 2)) * f.n + 8 * (r / 2);
-      for (int g = 0; g < 8; ++g) widen_f16(from + 8 * g, 8, to + g * f.n);
-    }
-  }
+uint16_t* half_tile(int block, int part, const WgmmaWarp (&warps)[kWgmmaWarps]) {
+  return static_cast<uint16_t*>(warps[part / 2].d[2 * block + part % 2]);
 }
-
-void scatter_half(const WgmmaForm& f, const float* d, const WgmmaWarp (&warps)[kWgmmaWarps]) {
-  for (int w = 0; w < kWgmmaWarps; ++w) {
-    for (int r = 0; r < f.d_registers; ++r) {
-      auto* to = static_cast<uint16_t*>(warps[w].d[r]);
-      const float* from = d + (16 * w + 8 * (r % 2)) * f.n + 8 * (r / 2);
-      for (int g = 0; g < 8; ++g) narrow_f16(from + g * f.n, 8, to + 8 * g);
-    }
-  }
-}
-
-// The two matrices, dense: A 64 x k, B k x n.
-template <typename T>
-void unpack_operands(const WgmmaForm& f, const uint8_t* a, const uint8_t* b, T* dense_a, T* dense_b,
-                     T* scratch) {
-  if (f.a_is_m_major) {
-    unpack_rows(f.a, a, kWgmmaRows, scratch);  // k rows of 64
-    transpose(scratch, f.k, kWgmmaRows, dense_a);
-  } else {
-    unpack_rows(f.a, a, kWgmmaRows, dense_a);
-  }
-  if (f.b_is_n_major) {
-    unpack_rows(f.b, b, f.n, dense_b);
-  } else {
-    unpack_rows(f.b, b, f.n, scratch);  // n rows of k
-    transpose(scratch, f.n, f.k, dense_b);
-  }
-}
-
-struct Buffers {
-  alignas(64) float a[kWgmmaRows * 32], b[kMaxN * 32], scratch[kMaxN * 32], d[kWgmmaRows * kMaxN];
-};
 
 void multiply_float(const WgmmaForm& f, bool accumulate, const uint8_t* a, const uint8_t* b,
                     const WgmmaWarp (&warps)[kWgmmaWarps]) {
-  static thread_local Buffers m;
-  unpack_operands(f, a, b, m.a, m.b, m.scratch);
+  alignas(64) float dense_a[kWgmmaRows * kMaxK], dense_b[kMaxK * kBlock], d[kWgmmaRows * kBlock];
+  unpack_a(f, a, dense_a);
   if (f.negate_a != f.negate_b) {  // a product changes its sign with either
-    for (int i = 0; i < kWgmmaRows * f.k; ++i) m.a[i] = -m.a[i];
+    for (int i = 0; i < kWgmmaRows * f.k; ++i) dense_a[i] = -dense_a[i];
   }
   const bool is_half = f.d == Accumulator::f16;
-  if (!accumulate) {
-    std::fill_n(m.d, kWgmmaRows * f.n, 0.f);
-  } else if (is_half) {
-    gather_half(f, warps, m.d);
-  } else {
-    gather_d<float>(f, warps, m.d);
-  }
-  multiply(kWgmmaRows, f.n, f.k, m.a, f.k, m.b, m.d);
-  if (is_half) {
-    scatter_half(f, m.d, warps);
-  } else {
-    scatter_d<float>(f, m.d, warps);
+  for (int block = 0; block < f.n / kBlock; ++block) {
+    unpack_b(f, b, block, dense_b);
+    if (!accumulate) {
+      std::fill_n(d, kWgmmaRows * kBlock, 0.f);
+    } else if (is_half) {
+      for (int p = 0; p < 8; ++p) widen_f16(half_tile(block, p, warps), 64, d + 64 * p);
+    } else {
+      gather_d(block, warps, d);
+    }
+    multiply(kWgmmaRows, kBlock, f.k, dense_a, f.k, dense_b, d);
+    if (is_half) {
+      for (int p = 0; p < 8; ++p) narrow_f16(d + 64 * p, 64, half_tile(block, p, warps));
+    } else {
+      scatter_d(block, d, warps);
+    }
   }
 }
 
-// Bits of A and B in common, counted.
-void multiply_bits(const WgmmaForm& f, const uint8_t* a, const uint8_t* b, int32_t* sum) {
+// Bits of A and of the block of B in common, counted.
+void multiply_bits(const uint8_t* a, const uint8_t* b, int block, int32_t* sum) {
   for (int i = 0; i < kWgmmaRows; ++i) {
-    for (int j = 0; j < f.n; ++j) {
+    for (int j = 0; j < kBlock; ++j) {
       uint64_t x[4], y[4];
       std::memcpy(x, a + i * kWgmmaRowBytes, sizeof x);
-      std::memcpy(y, b + j * kWgmmaRowBytes, sizeof y);
+      std::memcpy(y, b + (block * kBlock + j) * kWgmmaRowBytes, sizeof y);
       int count = 0;
       for (int w = 0; w < 4; ++w) count += std::popcount(x[w] & y[w]);
-      sum[i * f.n + j] = count;
+      sum[i * kBlock + j] = count;
     }
   }
 }
 
 void multiply_integer(const WgmmaForm& f, bool accumulate, const uint8_t* a, const uint8_t* b,
                       const WgmmaWarp (&warps)[kWgmmaWarps]) {
-  std::vector<int32_t> sum(size_t(kWgmmaRows * f.n)), d(size_t(kWgmmaRows * f.n));
-  if (f.a == Element::b1) {
-    multiply_bits(f, a, b, sum.data());
-  } else {
-    std::vector<int32_t> dense_a(size_t(kWgmmaRows * f.k)), dense_b(size_t(f.k * f.n)),
-        scratch(dense_b);
-    unpack_operands(f, a, b, dense_a.data(), dense_b.data(), scratch.data());
-    multiply(kWgmmaRows, f.n, f.k, dense_a.data(), f.k, dense_b.data(), sum.data());
+  constexpr int kSize = kWgmmaRows * kBlock;
+  alignas(64) int32_t dense_a[kWgmmaRows * kMaxK], dense_b[kMaxK * kBlock], sum[kSize],
+      d[kSize] = {};
+  const bool is_bits = f.a == Element::b1;
+  if (!is_bits) unpack_a(f, a, dense_a);
+  for (int block = 0; block < f.n / kBlock; ++block) {
+    if (is_bits) {
+      multiply_bits(a, b, block, sum);
+    } else {
+      unpack_b(f, b, block, dense_b);
+      std::fill_n(sum, kSize, 0);
+      multiply(kWgmmaRows, kBlock, f.k, dense_a, f.k, dense_b, sum);
+    }
+    if (accumulate) gather_d(block, warps, d);
+    if (f.satfinite) {
+      for (int i = 0; i < kSize; ++i) {
+        const int64_t exact = (accumulate ? int64_t(d[i]) : 0) + sum[i];
+        sum[i] = int32_t(std::clamp<int64_t>(exact, INT32_MIN, INT32_MAX));
+      }
+    } else if (accumulate) {
+      for (int i = 0; i < kSize; ++i) sum[i] = int32_t(uint32_t(d[i]) + uint32_t(sum[i]));
+    }
+    scatter_d(block, sum, warps);
   }
-  if (accumulate) gather_d<int32_t>(f, warps, d.data());
-  for (size_t i = 0; i < d.size(); ++i) {
-    const int64_t exact = int64_t(d[i]) + sum[i];
-    d[i] = f.satfinite ? int32_t(std::clamp<int64_t>(exact, INT32_MIN, INT32_MAX)) : int32_t(exact);
-  }
-  scatter_d<int32_t>(f, d.data(), warps);
 }
 
 }  // namespace
