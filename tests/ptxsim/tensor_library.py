@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import build
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ class TensorError(Exception):
 
 
 class Library:
-    """The shared library that PTXSIM_LIBRARY names."""
+    """The simulator's shared library."""
 
     def __init__(self, path: str) -> None:
         self.c = ctypes.CDLL(path)
@@ -109,10 +109,7 @@ class Library:
 
 @pytest.fixture(scope="session")
 def lib() -> Library:
-    path = os.environ.get("PTXSIM_LIBRARY")
-    if not path:
-        pytest.skip("PTXSIM_LIBRARY does not name the simulator's library")
-    return Library(path)
+    return Library(str(build.simulator()))
 
 
 REGISTERS = (

@@ -22,7 +22,7 @@ const std::unordered_map<std::string_view, DecodeFn>& opcode_table() {
     for (auto part :
          {integer_opcodes(), float_opcodes(), logic_opcodes(), control_opcodes(), memory_opcodes(),
           atomic_opcodes(), warp_opcodes(), barrier_opcodes(), mbarrier_opcodes(), async_opcodes(),
-          tensor_opcodes(), wgmma_opcodes(), tma_opcodes()})
+          tensor_opcodes(), wgmma_opcodes(), tma_opcodes(), cluster_launch_opcodes()})
       for (const DecodeEntry& entry : part) all.emplace(entry.opcode, entry.decode);
     return all;
   }();

@@ -114,6 +114,7 @@ std::initializer_list<DecodeEntry> async_opcodes();
 std::initializer_list<DecodeEntry> tensor_opcodes();
 std::initializer_list<DecodeEntry> wgmma_opcodes();
 std::initializer_list<DecodeEntry> tma_opcodes();
+std::initializer_list<DecodeEntry> cluster_launch_opcodes();
 
 void decode_bulk_tensor(Decode& d);  // cp.async.bulk.tensor and cp.reduce.async.bulk.tensor
 void decode_tensor_prefetch(Decode& d);

@@ -121,13 +121,17 @@ bool run_cluster(Launch& launch, Cluster& cluster, uint64_t quantum) {
   return ran;
 }
 
+Dim3 cluster_index(const LaunchConfig& c, uint64_t index) {
+  const Dim3 clusters{c.grid.x / c.cluster.x, c.grid.y / c.cluster.y, c.grid.z / c.cluster.z};
+  return {uint32_t(index % clusters.x), uint32_t(index / clusters.x % clusters.y),
+          uint32_t(index / clusters.x / clusters.y)};
+}
+
 std::unique_ptr<Cluster> start_cluster(Launch& launch, uint64_t index) {
   const LaunchConfig& c = launch.config;
-  const Dim3 clusters{c.grid.x / c.cluster.x, c.grid.y / c.cluster.y, c.grid.z / c.cluster.z};
   auto cluster = std::make_unique<Cluster>();
   cluster->launch = &launch;
-  cluster->index = {uint32_t(index % clusters.x), uint32_t(index / clusters.x % clusters.y),
-                    uint32_t(index / clusters.x / clusters.y)};
+  cluster->index = cluster_index(c, index);
   cluster->blocks.resize(c.cluster.count());
   const uint32_t threads = uint32_t(c.block.count());
   uint32_t rank = 0;
@@ -195,12 +199,18 @@ void finish_cluster(Cluster& cluster) {
   if (RaceChecker* races = cluster.launch->races) races->end_cluster(cluster);
 }
 
+bool Launch::cancel_cluster(Dim3* first) {
+  if (started >= config.grid.count() / config.cluster.count()) return false;
+  const Dim3 at = cluster_index(config, started++);
+  *first = {at.x * config.cluster.x, at.y * config.cluster.y, at.z * config.cluster.z};
+  return true;
+}
+
 bool Launch::run() {
   const uint64_t clusters = config.grid.count() / config.cluster.count();
   // What the card holds at once; blocks may rely on one another only within that (PTX ISA, cooperative
   // launches), and starting in order is what cards do.
   const uint64_t blocks_at_once = std::max<uint64_t>(resident_limit, 1);
-  uint64_t started = 0;
   try {
     while (started < clusters || !resident.empty()) {
       bool ran = false;

@@ -66,6 +66,10 @@ struct Launch {
 
   void touch_sectors(const uint64_t* sectors, int n, Traffic& traffic);
 
+  uint64_t started = 0;  // clusters, with those that were cancelled
+  // Takes the next cluster that has not started out of the launch; false if there is none.
+  bool cancel_cluster(Dim3* first_block);
+
   // Runs all blocks. False if the kernel faulted; reports say why.
   bool run();
 };

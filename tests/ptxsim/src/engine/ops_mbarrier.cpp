@@ -228,9 +228,10 @@ void decode_wait(Decode& d, MbarrierForm& f, bool may_block) {
   f.may_block = may_block;
   f.by_parity = d.mods.take("parity");
   f.order.is_strong = true;
+  SpaceKind space = take_space(d);
   f.order.acquires = d.mods.take_one_of({"acquire", "relaxed"}) != 1;
   d.mods.take_one_of({"cta", "cluster"});
-  const SpaceKind space = take_space(d);
+  if (space == SpaceKind::generic) space = take_space(d);
   d.mods.type({Type::b64});
   d.expect_operands(3, may_block ? 4 : 3);
   d.op.slot[0] = d.predicate_out(d.operand(0));
@@ -258,9 +259,11 @@ void decode_mbarrier(Decode& d) {
   const bool is_arrival = what == 2 || what == 3;
   const bool expects = what == 4 || (is_arrival && d.mods.take("expect_tx"));
   if (is_arrival) d.mods.take("noComplete");
+  // ptxas takes the space before or after the semantics.
+  SpaceKind space = take_space(d);
   d.mods.take_one_of({"release", "relaxed"});
   d.mods.take_one_of({"cta", "cluster"});
-  const SpaceKind space = take_space(d);
+  if (space == SpaceKind::generic) space = take_space(d);
   d.mods.type({Type::b64});
   int at = 0;
   if (is_arrival && d.operand(0).kind != Operand::Kind::address)

@@ -289,7 +289,8 @@ void decode_isspacep(Decode& d) {
   };
 }
 
-// A shared address as another block of the cluster has it.
+// A shared address as another block of the cluster has it. A rank that the cluster has not is found when
+// the address is used: CUTLASS computes addresses for all lanes and uses those of some.
 void decode_mapa(Decode& d) {
   const bool shared = take_space(d) == SpaceKind::shared;
   const int bytes = ptx::size_of(d.mods.type({Type::u32, Type::u64}));
@@ -299,15 +300,9 @@ void decode_mapa(Decode& d) {
   d.op.kind = InstructionClass::move;
   d.op.run = [](Warp& w, const Op& op) {
     const uint32_t* rank = w.lanes<uint32_t>(op.slot[2]);
-    const uint32_t blocks = uint32_t(w.block->cluster->blocks.size());
-    for_active(w.mask, [&](int l) {
-      if (rank[l] >= blocks)
-        fault(w, op, Report::Kind::out_of_bounds, 1u << l,
-              "mapa of block " + std::to_string(rank[l]) + " in a cluster of " +
-                  std::to_string(blocks));
-    });
     auto map = [&](uint64_t address, int l) {
-      return (address & ~(uint64_t(0xff) << kBlockShift)) | uint64_t(rank[l] + 1) << kBlockShift;
+      return (address & ~(uint64_t(0xff) << kBlockShift)) | uint64_t((rank[l] & 0x7f) + 1)
+                                                                << kBlockShift;
     };
     if (op.immediate & 1)
       write_lanes(w, w.lanes<uint64_t>(op.slot[0]),

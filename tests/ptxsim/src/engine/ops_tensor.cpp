@@ -79,7 +79,8 @@ void decode_mma_op(Decode& d) {
   take(2, m.form.b_registers, m.b, false);
   take(3, m.form.c_registers, m.c, false);
   if (m.form.scale_blocks) {
-    m.scale_a = d.in(4, 4), m.scale_b = d.in(6, 4);
+    m.scale_a = d.in(*flatten(d.operand(4)).at(0), 4),
+    m.scale_b = d.in(*flatten(d.operand(6)).at(0), 4);
     for (int side = 0; side < 2; ++side) {
       const auto list = flatten(d.operand(5 + 2 * side));
       for (int k = 0; k < 2; ++k) m.select[2 * side + k] = d.in(*list.at(size_t(k)), 2);

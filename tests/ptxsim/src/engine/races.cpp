@@ -397,7 +397,10 @@ class Checker : public RaceChecker {
     if (before.row == mine.row && before.clock == mine.clock && before.line == mine.line &&
         before_writes && write)
       return;
-    if (ordered(before, mine, me)) return;
+    // What the async proxy may miss are generic writes. That a read is over is told by the barrier alone.
+    Actor judge = me;
+    judge.proxy = me.proxy && before_writes;
+    if (ordered(before, mine, judge)) return;
     const bool same_warp = before.row == mine.row;
     const bool through_proxy =
         me.proxy && !(before.flags & kProxy) && known_but_unfenced(before, mine, me);

@@ -74,11 +74,13 @@ inline int32_t fused(int32_t a, int32_t b, int32_t c) {
   return int32_t(uint32_t(a) * uint32_t(b) + uint32_t(c));  // wraps
 }
 
+// sum += x row, made of whole vectors: writing to their elements in place does not vectorise.
 template <typename T, int W>
-inline auto add_product(T x, typename VectorOf<T, W>::Type row, typename VectorOf<T, W>::Type sum) {
+inline void add_product(T x, const typename VectorOf<T, W>::Type& row,
+                        typename VectorOf<T, W>::Type& sum) {
   typename VectorOf<T, W>::Type r;
   for (int j = 0; j < W; ++j) r[j] = fused(x, row[j], sum[j]);
-  return r;
+  sum = r;
 }
 
 // A block of c of kRows rows and W columns stays in registers for all of k.
@@ -91,7 +93,7 @@ inline void multiply_block(int n, int k, const T* a, int a_stride, const T* b, T
     const Vector row = *reinterpret_cast<const Vector*>(b + l * n);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      sum[i] = add_product<T, W>(a[i * a_stride + l], row, sum[i]);
+      add_product<T, W>(a[i * a_stride + l], row, sum[i]);
     }
   }
   for (int i = 0; i < kRows; ++i) *reinterpret_cast<Vector*>(c + i * n) = sum[i];

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the simulator, and libraries of kernels that run in it.
+
+The simulator takes libcudart's place: load it first and with RTLD_GLOBAL, then libraries that nvcc
+built with `-cudart none` and PTX inside.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE.parents[1] / "build" / "ptxsim"
+
+
+class Missing(RuntimeError):
+    """What the simulator needs and this machine lacks."""
+
+
+@cache
+def nvcc() -> str:
+    found = shutil.which(os.environ.get("CUDACXX", "nvcc")) or shutil.which(
+        "/usr/local/cuda/bin/nvcc"
+    )
+    if not found:
+        raise Missing("there is no nvcc, which makes the PTX that the simulator runs")
+    return found
+
+
+@cache
+def cuda_include() -> Path:
+    """The folder of cuda_runtime_api.h, as nvcc itself says."""
+    dry = subprocess.run(
+        (nvcc(), "--dryrun", "-c", "x.cu"), capture_output=True, text=True, check=False
+    ).stderr
+    for line in dry.splitlines():
+        if line.startswith("#$ INCLUDES="):
+            return Path(line.partition("-I")[2].strip().strip('"'))
+    raise Missing(f"{nvcc()} does not say where its headers are")
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+
+
+@cache
+def simulator() -> Path:
+    """libptxsim.so, compiled where its sources changed. PTXSIM_LIBRARY names another one."""
+    if given := os.environ.get("PTXSIM_LIBRARY"):
+        return Path(given)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _run("cmake", "-S", str(HERE), "-B", str(BUILD), "-G", "Ninja",
+             f"-DPTXSIM_CUDA_INCLUDE={cuda_include()}")  # fmt: skip
+        _run("cmake", "--build", str(BUILD), "--parallel", "2")
+    return BUILD / "libptxsim.so"
+
+
+def kernels(name: str, arch: str) -> Path:
+    """kernels/<name>.cu as a library with PTX for `arch` ("80", "90a"), compiled if it is older."""
+    source, library = HERE / "kernels" / f"{name}.cu", BUILD / f"lib{name}_{arch}.so"
+    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
+        partial = library.with_suffix(f".{os.getpid()}")
+        _run(nvcc(), "-std=c++17", "-lineinfo", "-shared", "-cudart=none", "--no-compress",
+             "-Xcompiler=-fPIC", f"-gencode=arch=compute_{arch},code=compute_{arch}",
+             str(source), "-o", str(partial))  # fmt: skip
+        partial.replace(library)
+    return library

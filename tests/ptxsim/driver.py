@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulator from Python, through the C interface of src/runtime/control.h."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import build
+import numpy as np
+from numpy.typing import NDArray
+
+_TEXTS = ("error", "cuda_failure", "load_error", "devices", "device", "report", "report_text",
+          "counters", "printed", "kernels", "parse")  # fmt: skip
+
+
+class Simulator:
+    """One simulated device in this process."""
+
+    def __init__(self) -> None:
+        self.c = ctypes.CDLL(str(build.simulator()), mode=ctypes.RTLD_GLOBAL)
+        for name in _TEXTS:
+            getattr(self.c, f"ptxsim_{name}").restype = ctypes.c_char_p
+        self.c.ptxsim_set_option.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
+        self.c.ptxsim_expose.argtypes = [ctypes.c_void_p, ctypes.c_uint64, *[ctypes.c_int] * 2,
+                                         ctypes.c_char_p]  # fmt: skip
+        self.c.ptxsim_forget.argtypes = [ctypes.c_void_p]
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise RuntimeError(self.c.ptxsim_error().decode())
+
+    def reset(self, device: str, **options: int) -> None:
+        """Chooses the device and forgets everything of the one before."""
+        self._check(self.c.ptxsim_reset(device.encode()))
+        for name, value in options.items():
+            self._check(self.c.ptxsim_set_option(name.encode(), value))
+
+    @contextmanager
+    def exposed(self, read: dict[str, NDArray[Any]], write: dict[str, NDArray[Any]],
+                written: bool = True) -> Iterator[None]:  # fmt: skip
+        """Arrays that kernels may read, and those that they may write; `written`: and also read."""
+        for arrays, read_only in ((read, True), (write, False)):
+            for name, array in arrays.items():
+                self._check(self.c.ptxsim_expose(array.ctypes.data, array.nbytes, read_only,
+                                                 read_only or written, name.encode()))  # fmt: skip
+        try:
+            yield
+        finally:
+            for array in (*read.values(), *write.values()):
+                self.c.ptxsim_forget(array.ctypes.data)
+
+    def reports(self) -> list[dict[str, Any]]:
+        return [json.loads(self.c.ptxsim_report(i)) for i in range(self.c.ptxsim_report_count())]
+
+    def counters(self) -> list[dict[str, Any]]:
+        return [json.loads(self.c.ptxsim_counters(i)) for i in range(self.c.ptxsim_launch_count())]
+
+
+@cache
+def simulator() -> Simulator:
+    return Simulator()
+
+
+def aligned(array: NDArray[Any], to: int = 256) -> NDArray[Any]:
+    """A copy that starts at a multiple of `to` bytes, as device memory does."""
+    raw = np.zeros(array.nbytes + to, np.uint8)
+    start = -raw.ctypes.data % to
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
