@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small number helpers of the interpreter.
+// Small number functions of the interpreter.
 #pragma once
 
 #include <cmath>
