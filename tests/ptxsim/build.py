@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +45,15 @@ def cuda_include() -> Path:
     raise Missing(f"{nvcc()} does not say where its headers are")
 
 
+def _tool(name: str) -> str:
+    """cmake or ninja, from the environment that runs the tests or from the machine."""
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=os.pathsep.join((beside, os.environ.get("PATH", ""))))
+    if not found:
+        raise Missing(f"there is no {name}")
+    return found
+
+
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -58,9 +68,11 @@ def simulator() -> Path:
     BUILD.mkdir(parents=True, exist_ok=True)
     with open(BUILD / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _run("cmake", "-S", str(HERE), "-B", str(BUILD), "-G", "Ninja",
+        cmake = _tool("cmake")
+        _run(cmake, "-S", str(HERE), "-B", str(BUILD), "-G", "Ninja",
+             f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}",
              f"-DPTXSIM_CUDA_INCLUDE={cuda_include()}")  # fmt: skip
-        _run("cmake", "--build", str(BUILD), "--parallel", "2")
+        _run(cmake, "--build", str(BUILD), "--parallel", "2")
     return BUILD / "libptxsim.so"
 
 

@@ -2,10 +2,12 @@
 // What one launch did. Definitions:
 //
 //   warp instructions  issued by class; one whose guard switched all lanes off counts, too
-//   sectors            32-byte pieces of global memory that a warp instruction touches; unique ones are
-//                      counted once a block, and once a launch: traffic with a perfect cache of that reach
-//   wavefronts         rounds of shared memory: lanes in groups that ask for at most 128 bytes, a group
-//                      taking as many as the fullest bank has distinct 4-byte words; minimal: one a group
+//   sectors            32-byte pieces of global memory that a warp instruction touches; unique ones
+//                      are counted once a block, and once a launch: traffic with a perfect cache of
+//                      that reach
+//   wavefronts         rounds of shared memory: lanes in groups that ask for at most 128 bytes, a
+//                      group taking as many as the fullest bank has distinct 4-byte words; minimal:
+//                      one a group
 //   tensor operations  multiplies and adds of the shape, in 2 m n k
 #pragma once
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a parsed function to a Program. Strict: a form is decoded by consuming its modifiers in the order
-// of the PTX ISA, and what is left over is an error with the opcode and its line.
+// From a parsed function to a Program. Strict: a form is decoded by consuming its modifiers in the
+// order of the PTX ISA, and what is left over is an error with the opcode and its line.
 #pragma once
 
 #include <initializer_list>
@@ -59,7 +59,8 @@ class Decode {
   const ptx::Operand& operand(int i) const;
   void expect_operands(int least, int most) const;
 
-  // Slots of `bytes` a lane (4 lanes of predicate make one 32-bit mask). Registers must have that size.
+  // Slots of `bytes` a lane (4 lanes of predicate make one 32-bit mask). Registers must have that
+  // size.
   uint32_t in(int i, int bytes) { return in(operand(i), bytes); }
   uint32_t in(const ptx::Operand& operand, int bytes);
   uint32_t out(int i, int bytes) { return out(operand(i), bytes); }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Divergence. A branch that lanes answer differently cuts their fragment in two; where a label or an
-// aligned instruction is reached, fragments at the same place in the same frame become one again. The
-// fragment with the lowest program counter in the innermost call usually runs first, which brings lanes
-// together after structured code; now and then another one does, so that lanes which wait for others of
-// their warp make progress, as independent thread scheduling promises (PTX ISA, sm_70 on).
+// Divergence. A branch that lanes answer differently cuts their fragment in two; where a label or
+// an aligned instruction is reached, fragments at the same place in the same frame become one
+// again. The fragment with the lowest program counter in the innermost call usually runs first,
+// which brings lanes together after structured code; now and then another one does, so that lanes
+// which wait for others of their warp make progress, as independent thread scheduling promises (PTX
+// ISA, sm_70 on).
 #include <algorithm>
 #include <cstring>
 

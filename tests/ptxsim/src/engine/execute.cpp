@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The order of events. A seeded scheduler picks a warp of a cluster, runs it for a random stretch, lets
-// asynchronous work complete in between, and from time to time turns to another resident cluster.
+// The order of events. A seeded scheduler picks a warp of a cluster, runs it for a random stretch,
+// lets asynchronous work complete in between, and from time to time turns to another resident
+// cluster.
 #include <algorithm>
 
 #include "engine/calls.h"
@@ -75,8 +76,8 @@ bool has_work(Cluster& cluster) {
   return !cluster.pending.empty();
 }
 
-// Runs a cluster until it ends, waits for something outside, or its quantum is used up. Returns false if
-// nothing in it could run.
+// Runs a cluster until it ends, waits for something outside, or its quantum is used up. Returns
+// false if nothing in it could run.
 bool run_cluster(Launch& launch, Cluster& cluster, uint64_t quantum) {
   Schedule& schedule = launch.schedule;
   Random& random = schedule.random;
@@ -208,8 +209,8 @@ bool Launch::cancel_cluster(Dim3* first) {
 
 bool Launch::run() {
   const uint64_t clusters = config.grid.count() / config.cluster.count();
-  // What the card holds at once; blocks may rely on one another only within that (PTX ISA, cooperative
-  // launches), and starting in order is what cards do.
+  // What the card holds at once; blocks may rely on one another only within that (PTX ISA,
+  // cooperative launches), and starting in order is what cards do.
   const uint64_t blocks_at_once = std::max<uint64_t>(resident_limit, 1);
   try {
     while (started < clusters || !resident.empty()) {
@@ -225,8 +226,8 @@ bool Launch::run() {
           ran = true;
         }
       }
-      // More start when what runs has used up its turn, so that blocks overlap as on a card, or at once
-      // if it cannot go on without them.
+      // More start when what runs has used up its turn, so that blocks overlap as on a card, or at
+      // once if it cannot go on without them.
       if (started < clusters && (resident.size() + 1) * config.cluster.count() <= blocks_at_once) {
         resident.push_back(start_cluster(*this, started++));
         ran = true;

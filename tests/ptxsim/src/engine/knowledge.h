@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Vector clocks. A row is a warp, or the asynchronous operations that it started; it has 32 clocks, one a
-// lane. Knowledge says for every row and lane up to which clock its accesses come before something.
+// Vector clocks. A row is a warp, or the asynchronous operations that it started; it has 32 clocks,
+// one a lane. Knowledge says for every row and lane up to which clock its accesses come before
+// something.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +19,8 @@ inline void raise(Clocks& to, const Clocks& from) {
   for (size_t l = 0; l < 32; ++l) to[l] = std::max(to[l], from[l]);
 }
 
-// Rows of the cluster lie in a vector from `base` on; of rows elsewhere only those that are known of.
+// Rows of the cluster lie in a vector from `base` on; of rows elsewhere only those that are known
+// of.
 struct Knowledge {
   uint32_t base = 0;
   std::vector<Clocks> near;
@@ -44,8 +46,8 @@ struct Knowledge {
   }
 };
 
-// What a thread knows. `fenced` is the part that the async proxy is sure to see: what was known at the
-// last fence.proxy.async. Shared between lanes, and never changed once it is.
+// What a thread knows. `fenced` is the part that the async proxy is sure to see: what was known at
+// the last fence.proxy.async. Shared between lanes, and never changed once it is.
 struct View { std::shared_ptr<const Knowledge> known, fenced; };
 
 inline std::shared_ptr<const Knowledge> joined(const std::shared_ptr<const Knowledge>& a,

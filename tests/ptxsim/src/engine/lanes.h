@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lane-wise instructions as templates: a scalar function becomes one that works on 32 lanes under the
-// mask. Full masks run as straight vector loops; partial ones compute all lanes and blend, so a scalar
-// function must be defined for every input.
+// Lane-wise instructions as templates: a scalar function becomes one that works on 32 lanes under
+// the mask. Full masks run as straight vector loops; partial ones compute all lanes and blend, so a
+// scalar function must be defined for every input.
 #pragma once
 
 #include <bit>

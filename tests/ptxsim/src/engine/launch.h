@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One running launch: what its blocks share, how faults leave it, and the order in which things happen.
+// One running launch: what its blocks share, how faults leave it, and the order in which things
+// happen.
 #pragma once
 
 #include <functional>
@@ -31,8 +32,8 @@ class Random {  // xorshift64*
   uint64_t state_;
 };
 
-// How a schedule treats what it may choose. Each seed has its own; extremes find most faults, so a third
-// of the seeds finishes asynchronous work at once, a third only when nothing else can run.
+// How a schedule treats what it may choose. Each seed has its own; extremes find most faults, so a
+// third of the seeds finishes asynchronous work at once, a third only when nothing else can run.
 struct Schedule {
   explicit Schedule(uint64_t seed);
   Random random;
@@ -54,7 +55,7 @@ struct Launch {
   Counters* counters = nullptr;
   SectorSets* sectors = nullptr;
   RaceChecker* races = nullptr;  // null: not checked
-  std::vector<Report> reports;
+  std::vector<Report> reports = {};
   uint64_t suppressed = 0;       // reports beyond options.max_reports
   uint64_t instructions = 0;     // executed warp instructions
   uint64_t progress = 0;         // counts whatever may let something else go on
@@ -62,7 +63,7 @@ struct Launch {
   std::string* printed = nullptr;
   uint64_t grid_workspace = 0;   // of cooperative launches: the counters of grid.sync()
   uint64_t resident_limit = 1;   // blocks that the card holds at once
-  std::vector<std::unique_ptr<Cluster>> resident;
+  std::vector<std::unique_ptr<Cluster>> resident = {};
 
   void touch_sectors(const uint64_t* sectors, int n, Traffic& traffic);
 

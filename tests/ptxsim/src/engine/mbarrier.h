@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// mbarrier objects, as they lie in shared memory: PTX ISA 9.7.13.15. The 64 bits are ours to lay out, for
-// the ISA calls them opaque; keeping the state there means that whatever overwrites it breaks it.
+// mbarrier objects, as they lie in shared memory: PTX ISA 9.7.13.15. The 64 bits are ours to lay
+// out, for the ISA calls them opaque; keeping the state there means that whatever overwrites it
+// breaks it.
 #pragma once
 
 #include "engine/launch.h"

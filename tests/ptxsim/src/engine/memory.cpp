@@ -252,8 +252,8 @@ std::string read_string(Warp& w, const Op& op, int lane, uint64_t address) {
   return text;
 }
 
-// vprintf's arguments lie one behind the other, each aligned to its size; chars and shorts are ints and
-// floats are doubles, as C promotes them.
+// vprintf's arguments lie one behind the other, each aligned to its size; chars and shorts are ints
+// and floats are doubles, as C promotes them.
 std::string format_print(Warp& w, const Op& op, int lane, uint64_t format, uint64_t arguments) {
   const std::string f = read_string(w, op, lane, format);
   std::string out;

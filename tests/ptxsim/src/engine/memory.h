@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Loads, stores and whatever else reaches memory, with its checks: every access of generic code goes
-// through here, and the asynchronous ones by way of block- or global-level ranges.
+// Loads, stores and whatever else reaches memory, with its checks: every access of generic code
+// goes through here, and the asynchronous ones by way of block- or global-level ranges.
 #pragma once
 
 #include <string>
@@ -31,8 +31,8 @@ struct Access {
   Wavefronts* wavefronts = nullptr;  // where to count those of shared memory; null: loads or stores
 };
 
-// Where one lane's bytes are; throws Fault if it may not touch them. `shared_block` and `shared_offset`
-// are set if it is shared memory.
+// Where one lane's bytes are; throws Fault if it may not touch them. `shared_block` and
+// `shared_offset` are set if it is shared memory.
 struct Place {
   uint8_t* data = nullptr;
   Block* shared_block = nullptr;
@@ -42,8 +42,8 @@ struct Place {
 Place locate(Warp& w, const Op& op, SpaceKind space, int lane, uint64_t address, uint32_t bytes,
              Access::Kind kind);
 
-// The whole warp at once: resolves, checks bounds, alignment, unwritten reads and races, counts traffic.
-// Fills `places` for the lanes of w.mask.
+// The whole warp at once: resolves, checks bounds, alignment, unwritten reads and races, counts
+// traffic. Fills `places` for the lanes of w.mask.
 void access_memory(Warp& w, const Op& op, SpaceKind space, const uint64_t* addresses,
                    const Access& access, Place* places);
 

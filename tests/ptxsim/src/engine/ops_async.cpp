@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies that go on while the thread does: cp.async and cp.async.bulk without tensors (PTX ISA 9.7.9.25),
-// and what steers a kernel from outside: griddepcontrol, setmaxnreg.
+// Copies that go on while the thread does: cp.async and cp.async.bulk without tensors (PTX ISA
+// 9.7.9.25), and what steers a kernel from outside: griddepcontrol, setmaxnreg.
 //
-// A copy is queued when it is issued and done at a moment the schedule picks, at the latest when something
-// that the ISA says waits for it is executed. Source and destination are checked at issue.
+// A copy is queued when it is issued and done at a moment the schedule picks, at the latest when
+// something that the ISA says waits for it is executed. Source and destination are checked at
+// issue.
 #include <algorithm>
 #include <cstring>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// atom and red: PTX ISA 9.7.13.5 and 9.7.13.6. Lanes take their turn in ascending order; any order is
-// allowed, and the result of a kernel that depends on it depends on the schedule anyway.
+// atom and red: PTX ISA 9.7.13.5 and 9.7.13.6. Lanes take their turn in ascending order; any order
+// is allowed, and the result of a kernel that depends on it depends on the schedule anyway.
 #include <cmath>
 #include <cstring>
 
@@ -58,7 +58,8 @@ uint64_t apply_halves(uint64_t old, uint64_t b, int halves, const F& f) {
 
 enum class Float : uint8_t { f32, f64, f16, f16x2, bf16, bf16x2 };
 
-// Half sums are exact in fp32 up to its rounding, and rounding twice changes nothing: 24 >= 2 * 11 + 2.
+// Half sums are exact in fp32 up to its rounding, and rounding twice changes nothing: 24 >= 2 * 11
+// + 2.
 template <Float kType, AtomicOp kOp>
 uint64_t apply_float(uint64_t old, uint64_t b, uint64_t) {
   auto pick = [](auto x, auto y) {

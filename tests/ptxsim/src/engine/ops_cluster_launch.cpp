@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// clusterlaunchcontrol (PTX ISA 9.7.13.18): a running cluster takes over the work of one that has not
-// started, by cancelling it. The 16-byte answer is opaque to kernels: here two words, the first with
-// bit 63 set and x if a cluster was cancelled, the second with y and z.
+// clusterlaunchcontrol (PTX ISA 9.7.13.18): a running cluster takes over the work of one that has
+// not started, by cancelling it. The 16-byte answer is opaque to kernels: here two words, the first
+// with bit 63 set and x if a cluster was cancelled, the second with y and z.
 #include <cstring>
 
 #include "engine/lanes.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Branches, calls, exits and traps: PTX ISA 9.7.12 and 9.7.19; vprintf and assertions, which are calls.
+// Branches, calls, exits and traps: PTX ISA 9.7.12 and 9.7.19; vprintf and assertions, which are
+// calls.
 #include <cstdio>
 
 #include "engine/calls.h"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Floating point: PTX ISA 9.7.3 to 9.7.5. fp32 and fp64 are the host's IEEE arithmetic; half types are
-// computed in double, rounded to odd there and once to the type, which is the correctly rounded result.
+// Floating point: PTX ISA 9.7.3 to 9.7.5. fp32 and fp64 are the host's IEEE arithmetic; half types
+// are computed in double, rounded to odd there and once to the type, which is the correctly rounded
+// result.
 #include <cfenv>
 #include <cmath>
 #include <limits>
@@ -92,8 +93,8 @@ Flow run_directed(Warp& w, const Op& op) {
   return Flow::next;
 }
 
-// x + y rounded to odd: the error, if any, goes into the last bit, so that a later rounding to fewer
-// bits sees on which side of a tie the exact sum lies.
+// x + y rounded to odd: the error, if any, goes into the last bit, so that a later rounding to
+// fewer bits sees on which side of a tie the exact sum lies.
 double add_odd(double x, double y) {
   const double sum = x + y;
   if (!std::isfinite(sum)) return sum;

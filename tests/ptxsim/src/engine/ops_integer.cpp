@@ -366,7 +366,8 @@ void decode_clz(Decode& d) {
   d.op.slot[0] = d.out(0, 4), d.op.slot[1] = d.in(1, is_wide ? 8 : 4);
 }
 
-// The position of the highest bit that differs from the sign, or ~0; .shiftamt: of the shift to the top.
+// The position of the highest bit that differs from the sign, or ~0; .shiftamt: of the shift to the
+// top.
 template <typename T, bool kShift>
 uint32_t find_highest(T a) {
   using U = std::make_unsigned_t<T>;
@@ -405,7 +406,8 @@ void decode_bfind(Decode& d) {
   d.op.slot[0] = d.out(0, 4), d.op.slot[1] = d.in(1, ptx::size_of(type));
 }
 
-// The n-th set bit of mask from base on, upwards for n > 0 and downwards for n < 0; n = 0: base itself.
+// The n-th set bit of mask from base on, upwards for n > 0 and downwards for n < 0; n = 0: base
+// itself.
 constexpr auto find_nth = [](uint32_t mask, uint32_t base, int32_t n) -> uint32_t {
   if (n == 0) return (base < 32 && (mask >> base) & 1) ? base : 0xffffffff;
   const int step = n > 0 ? 1 : -1;

@@ -605,7 +605,8 @@ void decode_pack(Decode& d, int bytes, bool pack) {
   };
 }
 
-// Clocks count executed instructions of the launch, so that waiting loops end the same way every time.
+// Clocks count executed instructions of the launch, so that waiting loops end the same way every
+// time.
 bool decode_clock(Decode& d, int bytes) {
   if (d.operand(1).kind != Operand::Kind::special) return false;
   const auto special = ptx::Special(d.operand(1).id);

@@ -185,8 +185,8 @@ Flow run_invalidate(Warp& w, const Op& op) {
   return Flow::next;
 }
 
-// True where the phase asked for is over. try_wait may wait for that, and does, but for one time in eight,
-// so that loops around it are seen to work.
+// True where the phase asked for is over. try_wait may wait for that, and does, but for one time in
+// eight, so that loops around it are seen to work.
 Flow run_wait(Warp& w, const Op& op) {
   const auto& f = *static_cast<const MbarrierForm*>(op.form);
   uint64_t addresses[kLanes];

@@ -289,8 +289,8 @@ void decode_isspacep(Decode& d) {
   };
 }
 
-// A shared address as another block of the cluster has it. A rank that the cluster has not is found when
-// the address is used: CUTLASS computes addresses for all lanes and uses those of some.
+// A shared address as another block of the cluster has it. A rank that the cluster has not is found
+// when the address is used: CUTLASS computes addresses for all lanes and uses those of some.
 void decode_mapa(Decode& d) {
   const bool shared = take_space(d) == SpaceKind::shared;
   const int bytes = ptx::size_of(d.mods.type({Type::u32, Type::u64}));
@@ -332,8 +332,8 @@ void decode_getctarank(Decode& d) {
   };
 }
 
-// Hints to caches, which are not simulated. Their operands are still read and their addresses ignored:
-// a prefetch may point anywhere.
+// Hints to caches, which are not simulated. Their operands are still read and their addresses
+// ignored: a prefetch may point anywhere.
 void decode_cache_hint(Decode& d) {
   while (!d.mods.peek().empty()) {
     const int known = d.mods.take_one_of({"global", "local", "L1", "L2", "tensormap", "param",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensor cores of one warp: mma, ldmatrix, stmatrix, movmatrix. The arithmetic and the layouts are in
-// tensor/; here are registers, memory and counting.
+// Tensor cores of one warp: mma, ldmatrix, stmatrix, movmatrix. The arithmetic and the layouts are
+// in tensor/; here are registers, memory and counting.
 #include <cstring>
 
 #include "engine/counters.h"
@@ -101,8 +101,8 @@ struct MatrixOp {
   uint32_t slots[4];
 };
 
-// A lane's row is its read or write, as far as order between lanes goes. Returns the rows that nothing
-// wrote.
+// A lane's row is its read or write, as far as order between lanes goes. Returns the rows that
+// nothing wrote.
 uint32_t access_rows(Warp& w, const Op& op, const MatrixOp& m, Access::Kind kind, Place* places) {
   uint64_t addresses[kLanes];
   read_addresses(w, m.address, addresses);

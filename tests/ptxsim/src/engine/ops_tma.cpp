@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// TMA: copies of boxes of a tensor that a tensor map describes (PTX ISA 9.7.9.27), and the instructions
-// that change tensor maps. One lane starts a copy; it runs through the async proxy.
+// TMA: copies of boxes of a tensor that a tensor map describes (PTX ISA 9.7.9.27), and the
+// instructions that change tensor maps. One lane starts a copy; it runs through the async proxy.
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -153,8 +153,8 @@ Flow run_tma(Warp& w, const Op& op) {
   read_addresses(w, f.map, maps);
   read_addresses(w, f.shared, shared);
   if (f.is_load) read_addresses(w, f.mbarrier, barriers);
-  // The hardware's instruction is one of the warp, with uniform operands: lanes that ask for the same
-  // store ask for one. CUTLASS's epilogues issue stores from whole warps.
+  // The hardware's instruction is one of the warp, with uniform operands: lanes that ask for the
+  // same store ask for one. CUTLASS's epilogues issue stores from whole warps.
   uint32_t issuing = w.mask;
   for_active(w.mask, [&](int l) {
     if (f.is_load) return;
@@ -310,7 +310,8 @@ struct ReplaceForm {
 
 void decode_tensormap(Decode& d) {
   if (d.mods.take("cp_fenceproxy")) {
-    // tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.scope.sync.aligned [d], [s], 128
+    // tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.scope.sync.aligned [d],
+    // [s], 128
     for (const char* word : {"global", "shared::cta", "tensormap::generic", "release"})
       d.mods.require_one_of({word});
     d.mods.require_one_of({"cta", "cluster", "gpu", "sys"});

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Exchange between the lanes of a warp: shfl, vote, match, redux, elect, activemask: PTX ISA 9.7.9 and
-// 9.7.13. All lanes named by the member mask must arrive at the instruction before it is done.
+// Exchange between the lanes of a warp: shfl, vote, match, redux, elect, activemask: PTX ISA 9.7.9
+// and 9.7.13. All lanes named by the member mask must arrive at the instruction before it is done.
 #include <cmath>
 
 #include "engine/lanes.h"

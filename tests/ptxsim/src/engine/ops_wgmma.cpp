@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// wgmma: products that the four warps of a warpgroup start together and that go on without them: PTX ISA
-// 9.7.15. A product exists once all four have issued it, and reads shared memory and its registers when
-// it completes, at the latest in the wait_group that covers it; products of a warpgroup complete in order.
+// wgmma: products that the four warps of a warpgroup start together and that go on without them:
+// PTX ISA 9.7.15. A product exists once all four have issued it, and reads shared memory and its
+// registers when it completes, at the latest in the wait_group that covers it; products of a
+// warpgroup complete in order.
 #include <algorithm>
 #include <cstring>
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two accesses race if they touch a byte, one of them writes, not both are strong (atomic, volatile,
-// relaxed or stronger), and neither happens before the other. Happens-before is kept in vector clocks per
-// thread; barriers, mbarriers, fences with strong accesses, and waits for asynchronous operations carry
-// it from thread to thread. Since the order is derived and not observed, a race is found under almost any
-// schedule, not only one in which it does harm.
+// Two accesses race if they touch a byte, one of them writes, not both are strong (atomic,
+// volatile, relaxed or stronger), and neither happens before the other. Happens-before is kept in
+// vector clocks per thread; barriers, mbarriers, fences with strong accesses, and waits for
+// asynchronous operations carry it from thread to thread. Since the order is derived and not
+// observed, a race is found under almost any schedule, not only one in which it does harm.
 //
-// Within a warp, too: lanes are ordered by bar.warp.sync and stronger only, as the ISA says; shuffles and
-// votes exchange values, not memory.
+// Within a warp, too: lanes are ordered by bar.warp.sync and stronger only, as the ISA says;
+// shuffles and votes exchange values, not memory.
 #include "engine/races.h"
 
 #include <bit>
@@ -322,7 +322,8 @@ class Checker : public RaceChecker {
     uint32_t others = s.lanes;
     if (s.row == mine.row) others &= ~mine.lanes;
     if (!others) return true;
-    // The async proxy sees generic accesses that were fenced for it; its own kind it sees as others do.
+    // The async proxy sees generic accesses that were fenced for it; its own kind it sees as others
+    // do.
     const Knowledge& known = me.proxy && !(s.flags & kProxy) ? *me.view->fenced : *me.view->known;
     const Clocks* clocks = known.find(s.row);
     if (!clocks) return false;
@@ -346,7 +347,8 @@ class Checker : public RaceChecker {
         check(cell.read, stamp, me, place, word * 4, false, write);
         if (cell.reads)
           for (const Stamp& s : *cell.reads) check(s, stamp, me, place, word * 4, false, write);
-        // What this write covers is history: a later access that is ordered after it comes after those.
+        // What this write covers is history: a later access that is ordered after it comes after
+        // those.
         auto covered = [&](const Stamp& s) { return !(s.bytes & ~stamp.bytes); };
         if (cell.reads) std::erase_if(*cell.reads, covered);
         if (cell.writes) std::erase_if(*cell.writes, covered);
@@ -393,11 +395,13 @@ class Checker : public RaceChecker {
              uint64_t word, bool before_writes, bool write) {
     if (!before.clock || !(before.bytes & mine.bytes)) return;
     if ((before.flags & kStrong) && (mine.flags & kStrong)) return;
-    // One instruction of one warp: lanes that write one place write in some order, and that is that.
+    // One instruction of one warp: lanes that write one place write in some order, and that is
+    // that.
     if (before.row == mine.row && before.clock == mine.clock && before.line == mine.line &&
         before_writes && write)
       return;
-    // What the async proxy may miss are generic writes. That a read is over is told by the barrier alone.
+    // What the async proxy may miss are generic writes. That a read is over is told by the barrier
+    // alone.
     Actor judge = me;
     judge.proxy = me.proxy && before_writes;
     if (ordered(before, mine, judge)) return;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The race checker as the interpreter sees it: every access and whatever orders accesses is told to it.
+// The race checker as the interpreter sees it: every access and whatever orders accesses is told to
+// it.
 #pragma once
 
 #include <memory>
@@ -30,8 +31,8 @@ class RaceChecker {
   virtual void leave_cluster(Warp& w, uint32_t generation, bool acquires) = 0;
   virtual void fence(Warp& w, const Op& op, FenceScope scope, int64_t kind) = 0;
 
-  // mbarriers: an arrival or completion by a lane, or by an agent (w null); a phase that ends; a wait
-  // that found one ended.
+  // mbarriers: an arrival or completion by a lane, or by an agent (w null); a phase that ends; a
+  // wait that found one ended.
   virtual void start_mbarrier(Block& block, uint32_t offset) = 0;
   virtual void release_mbarrier(const Warp* w, int lane, Agent agent, Block& block,
                                 uint32_t offset) = 0;
@@ -39,9 +40,9 @@ class RaceChecker {
   virtual void acquire_mbarrier(Warp& w, uint32_t lanes, Block& block, uint32_t offset) = 0;
 
   // An asynchronous operation is a thread of its own, an agent: it knows what its issuer knew, and
-  // whoever waits for it learns what it did. cp.async has one for each lane, for a lane's wait tells it
-  // of its own copies only; the others are one operation of the whole. `proxy`: it works through the
-  // async proxy, so generic writes before it must have been fenced for that.
+  // whoever waits for it learns what it did. cp.async has one for each lane, for a lane's wait
+  // tells it of its own copies only; the others are one operation of the whole. `proxy`: it works
+  // through the async proxy, so generic writes before it must have been fenced for that.
   virtual Agent start_agent(Warp& w, uint32_t lanes, bool each_lane, bool proxy) = 0;
   virtual void join_issue(Agent agent, Warp& w, uint32_t lanes) = 0;  // further warps that start it
   virtual void agent_shared(Agent agent, int lane, const Op& op, Block& block, uint32_t offset,

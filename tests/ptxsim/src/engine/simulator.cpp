@@ -113,7 +113,8 @@ class SimulatorOf : public Simulator {
   Options& options() override { return options_; }
 
   std::unique_ptr<LoadedModule> load(std::string_view ptx, const std::string& name) override {
-    // The header is looked at first: what a module needs of another card is said before its opcodes.
+    // The header is looked at first: what a module needs of another card is said before its
+    // opcodes.
     const std::string target = target_of(ptx);
     if (!target.empty() && !runs_on(target, device_))
       throw ptx::Error(1, name + " is compiled for " + target + ", which " + device_.name + " (" +

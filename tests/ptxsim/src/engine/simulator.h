@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The simulator as its callers see it: modules are loaded, kernels launched, reports and counters read.
-// One simulator is one device in one process; calls come from one thread at a time.
+// The simulator as its callers see it: modules are loaded, kernels launched, reports and counters
+// read. One simulator is one device in one process; calls come from one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -103,8 +103,8 @@ class Simulator {
   // Resident blocks of this kernel on one multiprocessor.
   virtual int occupancy(const Kernel& kernel, uint64_t threads, uint64_t dynamic_shared) = 0;
 
-  // `parameters` are the kernel's parameter bytes. Limits of the device have been checked by the caller
-  // (the runtime knows which error code each has). Returns false if the kernel faulted.
+  // `parameters` are the kernel's parameter bytes. Limits of the device have been checked by the
+  // caller (the runtime knows which error code each has). Returns false if the kernel faulted.
   virtual bool launch(Kernel& kernel, const LaunchConfig& config,
                       const std::vector<uint8_t>& parameters) = 0;
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a running kernel consists of: warps of 32 lanes cut into fragments, blocks, clusters.
 //
-// A register is an array of 32 lanes in the frame of its function; an instruction works on whole arrays
-// under a mask. Lanes that took different ways are different fragments of their warp, each with its own
-// program counter; fragments that meet again at a label merge.
+// A register is an array of 32 lanes in the frame of its function; an instruction works on whole
+// arrays under a mask. Lanes that took different ways are different fragments of their warp, each
+// with its own program counter; fragments that meet again at a label merge.
 #pragma once
 
 #include <cstdint>
@@ -85,7 +85,8 @@ struct Warp {
   uint32_t local_bytes = 0;            // of a lane in `local`
   std::vector<uint8_t> local;          // lane after lane
 
-  // Asynchronous copies: the group that new ones join, and each lane's committed groups, oldest first.
+  // Asynchronous copies: the group that new ones join, and each lane's committed groups, oldest
+  // first.
   uint64_t copy_group = 1, bulk_group = 1;
   std::vector<uint64_t> copy_commits[kLanes], bulk_commits[kLanes];
   std::vector<DoneOp> done;  // complete, but not waited for

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Values that came from memory nothing wrote. Reading such memory is no fault as long as nobody looks:
-// software pipelines load fragments of stages that they never use, and tiles at the edge of a matrix
-// carry rows that are never stored. So the registers are remembered, what is computed from them is
-// remembered, too, what is stored of them in shared memory counts as unwritten again, and the first use
-// that matters is reported: in global memory, an atomic, an address, a branch. Warps without such
-// registers pay one test an instruction.
+// Values that came from memory nothing wrote. Reading such memory is no fault as long as nobody
+// looks: software pipelines load fragments of stages that they never use, and tiles at the edge of
+// a matrix carry rows that are never stored. So the registers are remembered, what is computed from
+// them is remembered, too, what is stored of them in shared memory counts as unwritten again, and
+// the first use that matters is reported: in global memory, an atomic, an address, a branch. Warps
+// without such registers pay one test an instruction.
 #include "engine/taint.h"
 
 #include "engine/lanes.h"

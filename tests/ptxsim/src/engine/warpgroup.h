@@ -6,7 +6,8 @@
 
 namespace ptxsim {
 
-// All products up to the group have been issued by all four warps, so that waiting for them can end.
+// All products up to the group have been issued by all four warps, so that waiting for them can
+// end.
 bool wgmma_groups_issued(const Block& block, uint32_t warpgroup, uint64_t group);
 
 }  // namespace ptxsim

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // PTX as data: what parse() makes of a module and print() turns back into text.
 //
-// The parser knows the language (directives, types, registers, scopes, operand syntax) and resolves every
-// name; it does not know what an opcode means. Opcodes and their modifiers are checked when a kernel is
-// decoded (engine/decode.h), where each modifier must be consumed by the form that implements it.
-// Source: PTX ISA 9.0, as nvcc 13.0 emits it.
+// The parser knows the language (directives, types, registers, scopes, operand syntax) and resolves
+// every name; it does not know what an opcode means. Opcodes and their modifiers are checked when a
+// kernel is decoded (engine/decode.h), where each modifier must be consumed by the form that
+// implements it. Source: PTX ISA 9.0, as nvcc 13.0 emits it.
 #pragma once
 
 #include <cstdint>
