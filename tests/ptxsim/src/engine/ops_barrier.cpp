@@ -26,13 +26,11 @@ Flow run_warp_barrier(Warp& w, const Op& op) {
   if (wrong)
     fault(w, op, Report::Kind::barrier_misuse, wrong,
           "a lane is not in its member mask, or lanes here have different ones");
-  Fragment& f = *w.fragment;
   const uint32_t needed = members & w.live;
-  if ((w.mask & needed) != needed && !f.passed_warp_barrier) {
-    f.wait = {Wait::Kind::warp_barrier, members, 0, 0, 0};
+  if ((w.mask & needed) != needed) {
+    w.fragment->wait = {Wait::Kind::warp_barrier, members, 0, 0, 0};
     return Flow::wait;
   }
-  f.passed_warp_barrier = false;
   if (w.launch().races) w.launch().races->warp_barrier(w, members);
   return Flow::next;
 }

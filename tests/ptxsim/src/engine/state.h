@@ -72,7 +72,7 @@ struct Fragment {
   std::shared_ptr<Frame> frame;
   Wait wait;
   // Between the two visits to an instruction that arrives and then waits.
-  bool passed_warp_barrier = false, arrived_at_barrier = false, arrived_at_cluster = false;
+  bool arrived_at_barrier = false, arrived_at_cluster = false;
   uint32_t barrier_id = 0, barrier_generation = 0, cluster_generation = 0;
 };
 

@@ -21,9 +21,13 @@ bool may_continue(Warp& w, Fragment& f) {
         if (other.wait.kind == Wait::Kind::warp_barrier && other.wait.mask == wait.mask)
           here |= other.mask;
       if ((here & wait.mask & w.live) != (wait.mask & w.live)) return false;
-      for (Fragment& other : w.fragments)  // all of them go on
-        if (other.wait.kind == Wait::Kind::warp_barrier && other.wait.mask == wait.mask)
-          other.wait = {}, other.passed_warp_barrier = true;
+      if (RaceChecker* races = w.launch().races) races->warp_barrier(w, wait.mask);
+      // All of them go on, behind the barrier: a lane that comes here again must not meet them.
+      for (Fragment& other : w.fragments)
+        if (&other != &f && other.wait.kind == Wait::Kind::warp_barrier &&
+            other.wait.mask == wait.mask)
+          other.wait = {}, ++other.pc;
+      f.wait = {}, ++f.pc;
       return true;
     }
     case Wait::Kind::block_barrier: return block.barriers[wait.id].generation != wait.generation;
