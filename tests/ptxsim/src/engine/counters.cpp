@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/counters.h"
 
+#include "engine/json.h"
+
 #include <algorithm>
 #include <numeric>
 
@@ -16,37 +18,8 @@ constexpr const char* kClassNames[] = {
     "bulk",       "tma",         "async_control", "fence",       "no_action"};
 static_assert(std::size(kClassNames) == size_t(InstructionClass::count));
 
-// Minimal JSON: names and kernel names hold no character that needs more than these escapes.
-std::string quoted(const std::string& s) {
-  std::string out = "\"";
-  for (char c : s) {
-    if (c == '"' || c == '\\') out += '\\';
-    out += c;
-  }
-  return out + "\"";
-}
-
-class Object {
- public:
-  Object& add(const char* key, const std::string& json) {
-    text_ += (text_.size() > 1 ? ", " : "") + quoted(key) + ": " + json;
-    return *this;
-  }
-  Object& add(const char* key, uint64_t v) { return add(key, std::to_string(v)); }
-  Object& add(const char* key, int v) { return add(key, std::to_string(v)); }
-  Object& add(const char* key, double v) {
-    char number[40];
-    snprintf(number, sizeof number, "%.9g", v);
-    return add(key, std::string(number));
-  }
-  std::string str() const { return text_ + "}"; }
-
- private:
-  std::string text_ = "{";
-};
-
 std::string json(const Traffic& t) {
-  return Object()
+  return JsonObject()
       .add("bytes", t.bytes)
       .add("sectors", t.sectors)
       .add("sectors_block", t.sectors_block)
@@ -54,7 +27,7 @@ std::string json(const Traffic& t) {
       .str();
 }
 std::string json(const Wavefronts& w) {
-  return Object().add("bytes", w.bytes).add("actual", w.actual).add("minimal", w.minimal).str();
+  return JsonObject().add("bytes", w.bytes).add("actual", w.actual).add("minimal", w.minimal).str();
 }
 std::string json(Dim3 d) {
   return "[" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + "]";
@@ -109,39 +82,39 @@ TimeBound time_bound(const Counters& c, const Device& d) {
 }
 
 std::string counters_json(const Counters& c, const Device& d) {
-  Object instructions, tensor;
+  JsonObject instructions, tensor;
   for (size_t i = 0; i < size_t(InstructionClass::count); ++i)
     if (c.executed[i]) instructions.add(kClassNames[i], c.executed[i]);
   for (const auto& [shape, operations] : c.tensor_operations) tensor.add(shape.c_str(), operations);
   const TimeBound t = time_bound(c, d);
-  return Object()
-      .add("kernel", quoted(c.kernel))
-      .add("device", quoted(d.name))
-      .add("grid", json(c.config.grid))
-      .add("block", json(c.config.block))
-      .add("cluster", json(c.config.cluster))
+  return JsonObject()
+      .add("kernel", c.kernel)
+      .add("device", d.name)
+      .raw("grid", json(c.config.grid))
+      .raw("block", json(c.config.block))
+      .raw("cluster", json(c.config.cluster))
       .add("blocks", c.blocks)
       .add("warp_instructions", c.warp_instructions())
-      .add("instructions", instructions.str())
+      .raw("instructions", instructions.str())
       .add("predicated_off", c.predicated_off)
-      .add("tensor_operations", tensor.str())
-      .add("global_load", json(c.global_load))
-      .add("global_store", json(c.global_store))
-      .add("global_atomic", json(c.global_atomic))
+      .raw("tensor_operations", tensor.str())
+      .raw("global_load", json(c.global_load))
+      .raw("global_store", json(c.global_store))
+      .raw("global_atomic", json(c.global_atomic))
       .add("tma_load_bytes", c.tma_load_bytes)
       .add("tma_store_bytes", c.tma_store_bytes)
       .add("bulk_bytes", c.bulk_bytes)
-      .add("shared_load", json(c.shared_load))
-      .add("shared_store", json(c.shared_store))
-      .add("ldmatrix", json(c.ldmatrix))
-      .add("stmatrix", json(c.stmatrix))
-      .add("cp_async", json(c.cp_async))
+      .raw("shared_load", json(c.shared_load))
+      .raw("shared_store", json(c.shared_store))
+      .raw("ldmatrix", json(c.ldmatrix))
+      .raw("stmatrix", json(c.stmatrix))
+      .raw("cp_async", json(c.cp_async))
       .add("barriers", c.barriers)
       .add("registers", c.attributes.registers)
       .add("shared_bytes", c.shared_bytes)
       .add("blocks_per_sm", c.blocks_per_sm)
       .add("time_bound_s", t.bound())
-      .add("limited_by", quoted(t.limited_by()))
+      .add("limited_by", t.limited_by())
       .add("dram_s", t.dram)
       .add("tensor_s", t.tensor)
       .add("shared_s", t.shared)

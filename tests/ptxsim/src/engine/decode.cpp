@@ -19,10 +19,10 @@ constexpr uint32_t round_up(uint32_t v, uint32_t to) { return (v + to - 1) / to 
 const std::unordered_map<std::string_view, DecodeFn>& opcode_table() {
   static const auto table = [] {
     std::unordered_map<std::string_view, DecodeFn> all;
-    for (auto part :
-         {integer_opcodes(), float_opcodes(), logic_opcodes(), control_opcodes(), memory_opcodes(),
-          atomic_opcodes(), warp_opcodes(), barrier_opcodes(), mbarrier_opcodes(), async_opcodes(),
-          tensor_opcodes(), wgmma_opcodes(), tma_opcodes(), cluster_launch_opcodes()})
+    for (auto part : {integer_opcodes(), float_opcodes(), logic_opcodes(), compare_opcodes(),
+                      control_opcodes(), memory_opcodes(), atomic_opcodes(), warp_opcodes(),
+                      barrier_opcodes(), mbarrier_opcodes(), async_opcodes(), tensor_opcodes(),
+                      wgmma_opcodes(), tma_opcodes(), cluster_launch_opcodes()})
       for (const DecodeEntry& entry : part) all.emplace(entry.opcode, entry.decode);
     return all;
   }();
@@ -305,7 +305,6 @@ Address Decode::address(const Operand& operand) {
       if (v.space == ptx::Space::local) {
         a.base = Address::Base::register64;
         a.slot = program.local_variable_slot(v, 8);
-        a.is_local_variable = true;
         return a;
       }
       a.base = Address::Base::constant;
@@ -451,7 +450,6 @@ KernelPrograms::KernelPrograms(const ptx::Module& module, const ptx::Function& k
     lay_out_registers(*program);
     lay_out_variables(*program);
     program->static_shared = uses_dynamic ? dynamic : used;
-    program->uses_dynamic_shared = uses_dynamic;
     if (!f->is_declaration) decode_function(*program, layout_);
   }
 }

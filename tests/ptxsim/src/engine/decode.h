@@ -42,7 +42,7 @@ struct Address {
   uint32_t slot = 0;                      // of the register
   int64_t offset = 0;                     // or the whole address
   ptx::Space space = ptx::Space::global;  // of a constant base: the variable's
-  bool is_kernel_param = false, is_local_param = false, is_local_variable = false;
+  bool is_kernel_param = false, is_local_param = false;
 };
 
 class Decode {
@@ -105,6 +105,7 @@ struct DecodeEntry {
 std::initializer_list<DecodeEntry> integer_opcodes();
 std::initializer_list<DecodeEntry> float_opcodes();
 std::initializer_list<DecodeEntry> logic_opcodes();
+std::initializer_list<DecodeEntry> compare_opcodes();
 std::initializer_list<DecodeEntry> control_opcodes();
 std::initializer_list<DecodeEntry> memory_opcodes();
 std::initializer_list<DecodeEntry> atomic_opcodes();

@@ -164,6 +164,10 @@ std::unique_ptr<Cluster> start_cluster(Launch& launch, uint64_t index) {
   return cluster;
 }
 
+void finish_cluster(Cluster& cluster) {
+  if (RaceChecker* races = cluster.launch->races) races->end_cluster(cluster);
+}
+
 [[noreturn]] void report_deadlock(Launch& launch) {
   std::string text = "nothing can run any more";
   int shown = 0;
@@ -194,10 +198,6 @@ Schedule::Schedule(uint64_t seed)
   static constexpr uint32_t kWarp[] = {64, 1, 256, 16, 4, 1024};
   warp_quantum = kWarp[seed / 3 % 6];
   cluster_quantum = seed % 4 == 3 ? 256 : 100000;
-}
-
-void finish_cluster(Cluster& cluster) {
-  if (RaceChecker* races = cluster.launch->races) races->end_cluster(cluster);
 }
 
 bool Launch::cancel_cluster(Dim3* first) {

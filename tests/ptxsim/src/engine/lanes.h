@@ -42,6 +42,18 @@ inline void for_active(uint32_t mask, const F& f) {
   for (; mask; mask &= mask - 1) f(std::countr_zero(mask));
 }
 
+// The first of each set of active lanes that are alike.
+template <typename F>
+inline uint32_t distinct_lanes(uint32_t mask, const F& alike) {
+  uint32_t first = mask;
+  for_active(mask, [&](int l) {
+    for_active(first & ((1u << l) - 1), [&](int before) {
+      if (alike(before, l)) first &= ~(1u << l);
+    });
+  });
+  return first;
+}
+
 template <typename R, typename A, auto F>
 Flow run_unary(Warp& w, const Op& op) {
   const A* a = w.lanes<A>(op.slot[1]);

@@ -86,8 +86,6 @@ void finding(const Warp& w, const Op& op, Report::Kind kind, uint32_t lanes,
 
 inline Launch& Warp::launch() const { return *block->cluster->launch; }
 
-void finish_cluster(Cluster& cluster);  // checks what it must not leave behind
-
 // --- Fragments (divergence.cpp) ---
 
 // Sends the running fragment's `taken` lanes to `target`, the others to the next instruction.

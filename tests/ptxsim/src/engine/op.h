@@ -48,7 +48,6 @@ struct Program {
   uint32_t local_bytes = 0;              // its .local variables
   uint32_t param_bytes = 0;              // a lane's .param variables, formal ones first
   uint32_t static_shared = 0;       // kernels: what it and its callees declare, without the base
-  bool uses_dynamic_shared = false;
   uint32_t kernel_param_bytes = 0;  // of an entry's parameters
   uint32_t condition_code_slot = Op::kNone;                   // carry of add.cc
   std::map<const ptx::Variable*, uint32_t> variable_offsets;  // .local and .param variables

@@ -175,7 +175,7 @@ Flow run_copy_arrive(Warp& w, const Op& op) {
 struct BulkForm {
   AddressForm to, from, mbarrier;
   uint32_t size = 0;
-  bool to_shared = false, from_shared = false;
+  bool to_shared = false;
 };
 
 Flow run_bulk(Warp& w, const Op& op) {
@@ -278,7 +278,7 @@ void decode_bulk(Decode& d) {
   BulkForm& f = d.form<BulkForm>();
   const int to = d.mods.require_one_of({"shared::cluster", "shared::cta", "global"});
   const int from = d.mods.require_one_of({"global", "shared::cta"});
-  f.to_shared = to != 2, f.from_shared = from == 1;
+  f.to_shared = to != 2;
   if (f.to_shared)
     d.mods.require_one_of({"mbarrier::complete_tx::bytes"});
   else
@@ -287,7 +287,7 @@ void decode_bulk(Decode& d) {
   d.mods.take("L2::cache_hint");
   d.expect_operands(f.to_shared ? 4 : 3, f.to_shared ? 5 : 4);
   f.to = decode_address(d, d.operand(0), f.to_shared ? SpaceKind::shared : SpaceKind::global);
-  f.from = decode_address(d, d.operand(1), f.from_shared ? SpaceKind::shared : SpaceKind::global);
+  f.from = decode_address(d, d.operand(1), from == 1 ? SpaceKind::shared : SpaceKind::global);
   f.size = d.in(2, 4);
   if (f.to_shared) f.mbarrier = decode_address(d, d.operand(3), SpaceKind::shared);
   d.op.kind = InstructionClass::bulk;

@@ -30,12 +30,8 @@ Flow run_try_cancel(Warp& w, const Op& op) {
   read_addresses(w, f.answer, answers);
   read_addresses(w, f.mbarrier, barriers);
   // One instruction of the warp, as with TMA: lanes that ask for the same answer ask once.
-  uint32_t issuing = w.mask;
-  for_active(w.mask, [&](int l) {
-    for_active(issuing & ((1u << l) - 1), [&](int before) {
-      if (answers[before] == answers[l] && barriers[before] == barriers[l]) issuing &= ~(1u << l);
-    });
-  });
+  const uint32_t issuing = distinct_lanes(
+      w.mask, [&](int a, int b) { return answers[a] == answers[b] && barriers[a] == barriers[b]; });
   for_active(issuing, [&](int l) {
     const Place answer =
         locate(w, op, f.answer.space, l, answers[l], kAnswerBytes, Access::Kind::write);

@@ -64,7 +64,6 @@ struct CallForm {
   uint32_t pointer = 0;                                           // slot of the address
   std::vector<std::pair<uint32_t, uint32_t>> arguments, results;  // offset in the caller, bytes
   std::map<uint64_t, const Program*> by_address;
-  enum class Intrinsic : uint8_t { none, print, assertion } intrinsic = Intrinsic::none;
 };
 
 void copy_params(std::vector<uint8_t>& to, uint32_t to_lane, uint32_t to_offset,
@@ -189,12 +188,10 @@ void decode_call(Decode& d) {
   if (target.kind == Operand::Kind::function) {
     const ptx::Function& callee = d.program.module->functions[target.id];
     if (callee.is_declaration && callee.name == "vprintf") {
-      form.intrinsic = CallForm::Intrinsic::print;
       d.op.run = run_print;
       return;
     }
     if (callee.is_declaration && callee.name == "__assertfail") {
-      form.intrinsic = CallForm::Intrinsic::assertion;
       d.op.run = run_assertion;
       return;
     }

@@ -134,13 +134,20 @@ Block& mbarrier_place(Warp& w, const Op& op, int lane, SpaceKind space, uint64_t
   return *p.shared_block;
 }
 
-Flow run_step(Warp& w, const Op& op) {
-  const auto& f = *static_cast<const MbarrierForm*>(op.form);
+template <typename F>
+void for_each_mbarrier(Warp& w, const Op& op, const AddressForm& address, const F& f) {
   uint64_t addresses[kLanes];
-  read_addresses(w, f.address, addresses);
+  read_addresses(w, address, addresses);
   for_active(w.mask, [&](int l) {
     uint32_t offset;
-    Block& block = mbarrier_place(w, op, l, f.address.space, addresses[l], &offset);
+    Block& block = mbarrier_place(w, op, l, address.space, addresses[l], &offset);
+    f(l, block, offset);
+  });
+}
+
+Flow run_step(Warp& w, const Op& op) {
+  const auto& f = *static_cast<const MbarrierForm*>(op.form);
+  for_each_mbarrier(w, op, f.address, [&](int l, Block& block, uint32_t offset) {
     const uint32_t count = f.count == Op::kNone ? 1 : w.lanes<uint32_t>(f.count)[l];
     const uint32_t tx = f.tx == Op::kNone ? 0 : w.lanes<uint32_t>(f.tx)[l];
     const uint64_t token = step_mbarrier(w.launch(), block, offset, f.step, count, tx, &w, &op, l);
@@ -151,11 +158,7 @@ Flow run_step(Warp& w, const Op& op) {
 
 Flow run_init(Warp& w, const Op& op) {
   const auto& f = *static_cast<const MbarrierForm*>(op.form);
-  uint64_t addresses[kLanes];
-  read_addresses(w, f.address, addresses);
-  for_active(w.mask, [&](int l) {
-    uint32_t offset;
-    Block& block = mbarrier_place(w, op, l, f.address.space, addresses[l], &offset);
+  for_each_mbarrier(w, op, f.address, [&](int l, Block& block, uint32_t offset) {
     Mbarrier m;
     m.pending = m.expected = w.lanes<uint32_t>(f.count)[l];
     if (m.expected == 0 || m.expected > Mbarrier::kMaxCount)
@@ -170,11 +173,7 @@ Flow run_init(Warp& w, const Op& op) {
 
 Flow run_invalidate(Warp& w, const Op& op) {
   const auto& f = *static_cast<const MbarrierForm*>(op.form);
-  uint64_t addresses[kLanes];
-  read_addresses(w, f.address, addresses);
-  for_active(w.mask, [&](int l) {
-    uint32_t offset;
-    Block& block = mbarrier_place(w, op, l, f.address.space, addresses[l], &offset);
+  for_each_mbarrier(w, op, f.address, [&](int l, Block& block, uint32_t offset) {
     bool is_valid;
     load_from(block, offset, &is_valid);
     if (!is_valid)
@@ -189,13 +188,9 @@ Flow run_invalidate(Warp& w, const Op& op) {
 // eight, so that loops around it are seen to work.
 Flow run_wait(Warp& w, const Op& op) {
   const auto& f = *static_cast<const MbarrierForm*>(op.form);
-  uint64_t addresses[kLanes];
-  read_addresses(w, f.address, addresses);
   uint32_t done = 0;
   Wait wait{Wait::Kind::mbarrier, 0, 0, 0, 0};
-  for_active(w.mask, [&](int l) {
-    uint32_t offset;
-    Block& block = mbarrier_place(w, op, l, f.address.space, addresses[l], &offset);
+  for_each_mbarrier(w, op, f.address, [&](int l, Block& block, uint32_t offset) {
     if (&block != w.block)
       fault(w, op, Report::Kind::barrier_misuse, 1u << l,
             "a block may wait at its own mbarriers only");

@@ -155,16 +155,13 @@ Flow run_tma(Warp& w, const Op& op) {
   if (f.is_load) read_addresses(w, f.mbarrier, barriers);
   // The hardware's instruction is one of the warp, with uniform operands: lanes that ask for the
   // same store ask for one. CUTLASS's epilogues issue stores from whole warps.
-  uint32_t issuing = w.mask;
-  for_active(w.mask, [&](int l) {
-    if (f.is_load) return;
-    for_active(issuing & ((1u << l) - 1), [&](int before) {
-      bool same = maps[before] == maps[l] && shared[before] == shared[l];
-      for (uint32_t slot : f.coordinates)
-        same &= w.lanes<int32_t>(slot)[before] == w.lanes<int32_t>(slot)[l];
-      if (same) issuing &= ~(1u << l);
-    });
-  });
+  const auto alike = [&](int a, int b) {
+    bool same = maps[a] == maps[b] && shared[a] == shared[b];
+    for (uint32_t slot : f.coordinates)
+      same &= w.lanes<int32_t>(slot)[a] == w.lanes<int32_t>(slot)[b];
+    return same;
+  };
+  const uint32_t issuing = f.is_load ? w.mask : distinct_lanes(w.mask, alike);
   for_active(issuing, [&](int l) {
     auto copy = std::make_shared<TmaCopy>();
     TmaCopy& c = *copy;

@@ -61,7 +61,6 @@ struct Wait {
     cluster_barrier,  // the cluster's barrier to leave `generation`
     mbarrier,      // the phase `generation` of the mbarrier at shared address `address` to complete
     async_groups,  // products up to group `generation` to be issued by all warps of warpgroup `id`
-    grid_dependency,
   };
   Kind kind = Kind::none;
   uint32_t mask = 0, id = 0, generation = 0, address = 0;

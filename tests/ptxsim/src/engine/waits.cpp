@@ -34,7 +34,6 @@ bool may_continue(Warp& w, Fragment& f) {
     case Wait::Kind::cluster_barrier: return block.cluster->generation != wait.generation;
     case Wait::Kind::mbarrier: return mbarrier_phase_complete(block, wait.address, wait.generation);
     case Wait::Kind::async_groups: return wgmma_groups_issued(block, wait.id, wait.generation);
-    case Wait::Kind::grid_dependency: return true;
   }
   return false;
 }
@@ -80,7 +79,6 @@ std::string describe_wait(const Warp& w, const Fragment& f) {
     }
     case Wait::Kind::async_groups:
       return text + " waits for the other warps of its warpgroup to issue a wgmma";
-    case Wait::Kind::grid_dependency: return text + " waits for the grid before it";
   }
   return text;
 }

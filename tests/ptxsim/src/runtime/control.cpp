@@ -2,7 +2,7 @@
 #include "runtime/control.h"
 
 #include "engine/counters.h"
-#include "runtime/json.h"
+#include "engine/json.h"
 #include "runtime/launch.h"
 #include "runtime/registration.h"
 
@@ -144,7 +144,7 @@ int ptxsim_reset(const char* device) {
 
 const char* ptxsim_devices() {
   return guarded_text([] {
-    JsonArray all;
+    ptxsim::JsonArray all;
     for (const ptxsim::Device& d : ptxsim::devices()) all.add(json(d));
     return all.str();
   });
@@ -217,7 +217,7 @@ int ptxsim_load_all() {
 
 const char* ptxsim_kernels() {
   return guarded_text([] {
-    JsonArray all;
+    ptxsim::JsonArray all;
     for (KernelEntry* entry : registered_kernels()) {
       if (!entry->binary->module) continue;
       all.add(json(loaded_kernel(entry->host)));

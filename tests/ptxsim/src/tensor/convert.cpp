@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensor/convert.h"
+#include "tensor/instruction_decoder.h"
 
 #include <algorithm>
 #include <optional>
@@ -47,9 +48,9 @@ const Packed* packed(const std::string& name) {
   return nullptr;
 }
 
-class Decoder {
+class Decoder : InstructionDecoder {
  public:
-  explicit Decoder(const ptx::Instruction& instruction) : in_(instruction) {}
+  explicit Decoder(const ptx::Instruction& instruction) : InstructionDecoder(instruction) {}
 
   ConvertForm decode() {
     read_modifiers();
@@ -72,13 +73,6 @@ class Decoder {
   }
 
  private:
-  [[noreturn]] void fail(const std::string& what) const {
-    throw ptx::Error(in_.line, in_.spelling() + ": " + what);
-  }
-  void require(bool condition, const std::string& what) const {
-    if (!condition) fail(what);
-  }
-
   void read_modifiers() {
     require(in_.opcode == "cvt", "is no cvt");
     for (const std::string& name : in_.modifiers) {
@@ -265,7 +259,6 @@ class Decoder {
     require(count == form_.sources, "needs " + std::to_string(form_.sources) + " sources");
   }
 
-  const ptx::Instruction& in_;
   Modifiers m_;
   ConvertForm form_;
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensor/matrix.h"
 
+#include "tensor/instruction_decoder.h"
+
 #include <cstring>
 #include <initializer_list>
 #include <string>
@@ -12,10 +14,10 @@ namespace {
 
 constexpr int kLanes = 32;
 
-class Decoder {
+class Decoder : InstructionDecoder {
  public:
   explicit Decoder(const ptx::Instruction& instruction)
-      : in_(instruction), left_(instruction.modifiers) {}
+      : InstructionDecoder(instruction), left_(instruction.modifiers) {}
 
   MatrixForm decode() {
     using Shape = MatrixForm::Shape;
@@ -58,10 +60,6 @@ class Decoder {
   }
 
  private:
-  void require(bool condition, const std::string& what) const {
-    if (!condition) throw ptx::Error(in_.line, in_.spelling() + ": " + what);
-  }
-
   bool take(std::string_view name) {
     for (auto at = left_.begin(); at != left_.end(); ++at) {
       if (*at != name) continue;
@@ -81,7 +79,6 @@ class Decoder {
             "needs a vector of " + std::to_string(form_.registers) + " registers");
   }
 
-  const ptx::Instruction& in_;
   std::vector<std::string> left_;
   MatrixForm form_;
 };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensor/mma.h"
+#include "tensor/instruction_decoder.h"
 
 #include <cstdio>
 #include <initializer_list>
@@ -18,9 +19,9 @@ bool is_one_of(int value, std::initializer_list<int> values) {
 bool is_f8f6f4(Element e) { return e >= Element::e5m2 && e <= Element::e2m1; }
 bool is_fp8(Element e) { return e == Element::e5m2 || e == Element::e4m3; }
 
-class Decoder {
+class Decoder : InstructionDecoder {
  public:
-  explicit Decoder(const ptx::Instruction& instruction) : in_(instruction) {}
+  explicit Decoder(const ptx::Instruction& instruction) : InstructionDecoder(instruction) {}
 
   MmaForm decode() {
     read_modifiers();
@@ -39,18 +40,6 @@ class Decoder {
   }
 
  private:
-  [[noreturn]] void fail(const std::string& what) const {
-    throw ptx::Error(in_.line, in_.spelling() + ": " + what);
-  }
-  void require(bool condition, const std::string& what) const {
-    if (!condition) fail(what);
-  }
-
-  void once(bool* flag, const std::string& name) {
-    require(!*flag, "." + name + " twice");
-    *flag = true;
-  }
-
   // ptxas takes the qualifiers in any order, and CUTLASS writes .kind before the shape; the types
   // alone go by their order.
   void read_modifiers() {
@@ -251,7 +240,6 @@ class Decoder {
     }
   }
 
-  const ptx::Instruction& in_;
   MmaForm form_;
   bool sync_ = false, aligned_ = false, block_scale_ = false, popc_ = false, has_bit_op_ = false;
   std::string kind_, scale_vec_;

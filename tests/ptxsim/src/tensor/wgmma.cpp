@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensor/wgmma.h"
+#include "tensor/instruction_decoder.h"
 
 #include <cstdio>
 #include <vector>
@@ -9,9 +10,9 @@
 namespace ptxsim {
 namespace {
 
-class Decoder {
+class Decoder : InstructionDecoder {
  public:
-  explicit Decoder(const ptx::Instruction& instruction) : in_(instruction) {}
+  explicit Decoder(const ptx::Instruction& instruction) : InstructionDecoder(instruction) {}
 
   WgmmaForm decode() {
     read_modifiers();
@@ -26,17 +27,6 @@ class Decoder {
   }
 
  private:
-  [[noreturn]] void fail(const std::string& what) const {
-    throw ptx::Error(in_.line, in_.spelling() + ": " + what);
-  }
-  void require(bool condition, const std::string& what) const {
-    if (!condition) fail(what);
-  }
-  void once(bool* flag, const std::string& name) {
-    require(!*flag, "." + name + " twice");
-    *flag = true;
-  }
-
   void read_modifiers() {
     require(in_.opcode == "wgmma", "is no wgmma");
     for (const std::string& name : in_.modifiers) {
@@ -145,7 +135,6 @@ class Decoder {
     }
   }
 
-  const ptx::Instruction& in_;
   WgmmaForm form_;
   int m_ = 0;
   bool mma_async_ = false, sync_ = false, aligned_ = false, and_ = false, popc_ = false;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensor/wmma.h"
 
+#include "tensor/instruction_decoder.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <optional>
@@ -30,10 +32,10 @@ int registers_of(int elements, int bits, bool is_f16_operand) {
   return elements * bits / (bits == 64 ? 64 : 32) / 32;
 }
 
-class Decoder {
+class Decoder : InstructionDecoder {
  public:
   explicit Decoder(const ptx::Instruction& instruction)
-      : in_(instruction), left_(instruction.modifiers) {}
+      : InstructionDecoder(instruction), left_(instruction.modifiers) {}
 
   WmmaTransfer transfer() {
     WmmaTransfer t;
@@ -125,10 +127,6 @@ class Decoder {
   }
 
  private:
-  void require(bool condition, const std::string& what) const {
-    if (!condition) throw ptx::Error(in_.line, in_.spelling() + ": " + what);
-  }
-
   bool take(std::string_view name) {
     const auto at = std::find(left_.begin(), left_.end(), name);
     if (at == left_.end()) return false;
@@ -228,7 +226,6 @@ class Decoder {
             "needs an address");
   }
 
-  const ptx::Instruction& in_;
   std::vector<std::string> left_;
 };
 

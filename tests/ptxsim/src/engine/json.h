@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-namespace ptxsim::runtime {
+namespace ptxsim {
 
 inline std::string quoted(std::string_view text) {
   std::string out = "\"";
@@ -58,4 +58,4 @@ class JsonArray {
   std::string text_;
 };
 
-}  // namespace ptxsim::runtime
+}  // namespace ptxsim
