@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the simulator before its tests, or says why they are skipped."""
 
-import build
 import pytest
+
+from ptxsim import build
 
 
 @pytest.fixture(scope="session", autouse=True)

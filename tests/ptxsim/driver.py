@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import build
 import numpy as np
 from numpy.typing import NDArray
+
+from ptxsim import build
 
 _TEXTS = ("error", "cuda_failure", "load_error", "devices", "device", "report", "report_text",
           "counters", "printed", "kernels", "parse")  # fmt: skip

@@ -101,7 +101,7 @@ struct DecodeEntry {
   const char* opcode;
   DecodeFn decode;
 };
-// One table for each ops_*.cpp file.
+// One table for each file of opcodes/.
 std::initializer_list<DecodeEntry> integer_opcodes();
 std::initializer_list<DecodeEntry> float_opcodes();
 std::initializer_list<DecodeEntry> logic_opcodes();

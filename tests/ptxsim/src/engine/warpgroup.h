@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of warpgroups, as far as waiting goes (ops_wgmma.cpp).
+// Products of warpgroups, as far as waiting goes (opcodes/wgmma.cpp).
 #pragma once
 
 #include "engine/state.h"

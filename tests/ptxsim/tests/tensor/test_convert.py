@@ -11,8 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tensor_library import ROUNDINGS, Library, TensorError, lib, ptxas_accepts
-from tensor_rounding import FORMATS, inputs, round_code, special, values_of
+
+from ptxsim.tests.tensor.library import ROUNDINGS, Library, TensorError, lib, ptxas_accepts
+from ptxsim.tests.tensor.rounding import FORMATS, inputs, round_code, special, values_of
 
 __all__ = ["lib"]
 # numpy warns where it casts signalling NaNs and values too large for the type.

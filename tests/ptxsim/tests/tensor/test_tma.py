@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tensor_library import Library, TensorError, lib
+
+from ptxsim.tests.tensor.library import Library, TensorError, lib
 
 __all__ = ["lib"]
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from tensor_library import LANES
+
+from ptxsim.tests.tensor.library import LANES
 
 Array = NDArray[np.generic]
 Place = tuple[int, int]

@@ -172,7 +172,7 @@ void decode_plain(Decode& d, std::initializer_list<Type> types, int sources) {
 
 }  // namespace
 
-// These opcodes have integer and float forms; ops_float.cpp asks here for the integer ones.
+// These opcodes have integer and float forms; float.cpp asks here for the integer ones.
 bool decode_integer_form(Decode& d) {
   const std::string& opcode = d.instruction.opcode;
   const auto& all = d.instruction.modifiers;

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "engine/lanes.h"
-#include "engine/numbers.h"
+#include "opcodes/numbers.h"
 #include "tensor/approx.h"
 #include "tensor/convert.h"
 

@@ -5,9 +5,9 @@
 #include <cstring>
 
 #include "engine/lanes.h"
-#include "engine/mbarrier.h"
 #include "engine/operands.h"
 #include "engine/races.h"
+#include "opcodes/mbarrier.h"
 
 namespace ptxsim {
 namespace {

@@ -2,9 +2,9 @@
 #include <cstring>
 
 #include "engine/lanes.h"
-#include "engine/mbarrier.h"
 #include "engine/races.h"
 #include "engine/waits.h"
+#include "opcodes/mbarrier.h"
 
 namespace ptxsim {
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import ctypes
 
-import build
 import numpy as np
 import pytest
-from driver import aligned, simulator
+
+from ptxsim import build
+from ptxsim.driver import aligned, simulator
 
 SEEDS = range(12)
 LANES = np.arange(256)

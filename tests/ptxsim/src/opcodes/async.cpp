@@ -10,10 +10,10 @@
 
 #include "engine/counters.h"
 #include "engine/lanes.h"
-#include "engine/mbarrier.h"
 #include "engine/operands.h"
 #include "engine/races.h"
 #include "engine/waits.h"
+#include "opcodes/mbarrier.h"
 
 namespace ptxsim {
 namespace {

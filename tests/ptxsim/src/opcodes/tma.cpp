@@ -7,10 +7,10 @@
 
 #include "engine/counters.h"
 #include "engine/lanes.h"
-#include "engine/mbarrier.h"
 #include "engine/operands.h"
 #include "engine/races.h"
 #include "engine/taint.h"
+#include "opcodes/mbarrier.h"
 #include "tensor/formats.h"
 #include "tensor/tma.h"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tensor_fragments import BITS, a_place, chain, codes_of, family, pack, values_of
-from tensor_library import LANES, Library, TensorError, lib, ptxas_accepts
+
+from ptxsim.tests.tensor.fragments import BITS, a_place, chain, codes_of, family, pack, values_of
+from ptxsim.tests.tensor.library import LANES, Library, TensorError, lib, ptxas_accepts
 
 __all__ = ["lib"]
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")

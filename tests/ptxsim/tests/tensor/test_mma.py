@@ -11,7 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tensor_fragments import (
+
+from ptxsim.tests.tensor.fragments import (
     BITS,
     NARROW,
     a_place,
@@ -25,7 +26,7 @@ from tensor_fragments import (
     unpack,
     values_of,
 )  # fmt: skip
-from tensor_library import LANES, Library, TensorError, lib, ptxas_accepts
+from ptxsim.tests.tensor.library import LANES, Library, TensorError, lib, ptxas_accepts
 
 __all__ = ["lib"]
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")

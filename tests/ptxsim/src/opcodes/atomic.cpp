@@ -5,9 +5,9 @@
 #include <cstring>
 
 #include "engine/lanes.h"
-#include "engine/numbers.h"
 #include "engine/operands.h"
 #include "engine/races.h"
+#include "opcodes/numbers.h"
 
 namespace ptxsim {
 namespace {

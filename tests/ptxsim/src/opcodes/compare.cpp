@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Comparison and selection: PTX ISA 9.7.6 and 9.7.7.
 #include "engine/lanes.h"
-#include "engine/numbers.h"
+#include "opcodes/numbers.h"
 
 namespace ptxsim {
 namespace {

@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tensor_library import Library, lib
+
+from ptxsim.tests.tensor.library import Library, lib
 
 __all__ = ["lib"]
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -9,10 +9,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import build
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from ptxsim import build
 
 LANES = 32
 ALL = 0xFFFFFFFF
