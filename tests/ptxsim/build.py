@@ -86,3 +86,9 @@ def kernels(name: str, arch: str) -> Path:
              str(source), "-o", str(partial))  # fmt: skip
         partial.replace(library)
     return library
+
+
+def warpweave() -> Path:
+    """libwarpweave_cuda.so for the simulator, which the package's own build leaves here if
+    WARPWEAVE_SIMULATION is ON."""
+    return BUILD / "libwarpweave_cuda.so"

@@ -26,6 +26,7 @@ class Simulator:
         self.c = ctypes.CDLL(str(build.simulator()), mode=ctypes.RTLD_GLOBAL)
         for name in _TEXTS:
             getattr(self.c, f"ptxsim_{name}").restype = ctypes.c_char_p
+        self.c.ptxsim_begin_call.restype = self.c.ptxsim_end_call.restype = ctypes.c_char_p
         self.c.ptxsim_set_option.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
         self.c.ptxsim_expose.argtypes = [ctypes.c_void_p, ctypes.c_uint64, *[ctypes.c_int] * 2,
                                          ctypes.c_char_p]  # fmt: skip
@@ -57,6 +58,9 @@ class Simulator:
 
     def reports(self) -> list[dict[str, Any]]:
         return [json.loads(self.c.ptxsim_report(i)) for i in range(self.c.ptxsim_report_count())]
+
+    def report_texts(self) -> list[str]:
+        return [self.c.ptxsim_report_text(i).decode() for i in range(self.c.ptxsim_report_count())]
 
     def counters(self) -> list[dict[str, Any]]:
         return [json.loads(self.c.ptxsim_counters(i)) for i in range(self.c.ptxsim_launch_count())]

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "core/simulator_api.h"
+
 #pragma GCC visibility push(default)
 extern "C" {
 
@@ -30,6 +32,9 @@ int ptxsim_set_option(const char* name, uint64_t value);
 int ptxsim_expose(const void* pointer, uint64_t bytes, int read_only, int written,
                   const char* name);
 int ptxsim_forget(const void* pointer);
+// The hooks of an op's call (core/simulator_api.h). Each call runs under the next seed.
+const char* ptxsim_begin_call(const ww::Extent* extents, int32_t count);
+const char* ptxsim_end_call();
 
 // --- What happened since the last ptxsim_clear() ---
 
