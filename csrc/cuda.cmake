@@ -42,7 +42,7 @@ message(STATUS "CUDA kernels: nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${cuda_arc
 
 set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 cannot ask nvcc for 20
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
-add_library(warpweave_cuda_objects OBJECT csrc/core/cuda.cu)
+add_library(warpweave_cuda_objects OBJECT csrc/core/cuda/launch.cu)
 target_include_directories(warpweave_cuda_objects PRIVATE csrc)
 target_compile_definitions(warpweave_cuda_objects PRIVATE WW_VERSION="${SKBUILD_PROJECT_VERSION}")
 target_compile_options(warpweave_cuda_objects PRIVATE -Xcompiler=-Wall,-Wextra

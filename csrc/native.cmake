@@ -14,8 +14,8 @@ set(WW_WARNINGS -Wall -Wextra -Wpedantic -Wno-psabi $<$<BOOL:${WARPWEAVE_WERROR}
 
 pybind11_add_module(_native NO_EXTRAS
   csrc/bindings/module.cpp csrc/bindings/tensor.cpp csrc/bindings/cuda_library.cpp
-  csrc/bindings/simulated_cuda.cpp csrc/core/cpu.cpp csrc/core/parallel.cpp csrc/core/segments.cpp
-  csrc/core/slots.cpp csrc/core/vector_math.cpp)
+  csrc/bindings/simulated_cuda.cpp csrc/core/cpu/cpu.cpp csrc/core/cpu/parallel.cpp
+  csrc/core/cpu/segments.cpp csrc/core/cpu/slots.cpp csrc/core/cpu/vector_math.cpp)
 target_include_directories(_native PRIVATE csrc)
 target_compile_options(_native PRIVATE ${WW_FLAGS_base} ${WW_WARNINGS})
 target_compile_definitions(_native PRIVATE
@@ -63,4 +63,4 @@ function(ww_op op kind)
   endif()
 endfunction()
 
-ww_isa_objects(core vector_math ${WW_ISAS_VECTOR})
+ww_isa_objects(core/cpu vector_math ${WW_ISAS_VECTOR})

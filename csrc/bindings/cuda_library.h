@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "bindings/tensor.h"
-#include "core/cuda_api.h"
+#include "core/cuda/api.h"
 
 namespace ww {
 

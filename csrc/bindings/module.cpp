@@ -7,10 +7,10 @@
 
 #include "bindings/cuda_library.h"
 #include "bindings/simulated_cuda.h"
-#include "core/cpu.h"
+#include "core/cpu/cpu.h"
+#include "core/cpu/parallel.h"
+#include "core/cpu/vector_math.h"
 #include "core/numerics.h"
-#include "core/parallel.h"
-#include "core/vector_math.h"
 
 namespace py = pybind11;
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bindings/tensor.h"
+#include "core/cuda/api.h"
 
 namespace ww {
 
@@ -21,6 +22,11 @@ struct Noted {
   std::string name;
 };
 thread_local std::vector<Noted> noted;
+
+template <typename Fn>
+Fn* symbol_of(const char* name) {
+  return reinterpret_cast<Fn*>(dlsym(library_handle, name));
+}
 
 uint64_t extent_bytes(const Tensor& t) {
   uint64_t last = 0;
@@ -59,7 +65,7 @@ void note_access(const Tensor& t, Access access) {
 }
 
 void launch_simulated(const char* op, const char* symbol, const void* params) {
-  const auto launch = reinterpret_cast<int (*)(const void*, void*)>(dlsym(library_handle, symbol));
+  const auto launch = symbol_of<int(const void*, void*)>(symbol);
   WW_CHECK(launch, op, ": has no CUDA kernel; supported devices: cpu");
   std::vector<Extent> extents;
   for (const Noted& n : noted) {
@@ -71,7 +77,8 @@ void launch_simulated(const char* op, const char* symbol, const void* params) {
   const int status = launch(params, nullptr);
   problem = simulator_hooks.end();
   WW_CHECK(!problem, op, ": ", problem);
-  WW_CHECK(status == 0, op, ": CUDA launch failed with status ", status);
+  WW_CHECK(status == 0, op, ": CUDA launch failed: ",
+           symbol_of<decltype(ww_error_string)>("ww_error_string")(status));
 }
 
 }  // namespace ww

@@ -3,8 +3,8 @@
 
 #include "causal_conv1d/causal_conv1d_cpu.h"
 #include "core/check.h"
-#include "core/cpu.h"
-#include "core/segments.h"
+#include "core/cpu/cpu.h"
+#include "core/cpu/segments.h"
 
 namespace ww {
 

@@ -37,7 +37,7 @@ void causal_conv1d_cpu(const CausalConv1dParams& p);
 
 }  // namespace ww
 
-// In libwarpweave_cuda.so; core/cuda_api.h says how launchers behave. cu_seqlens stays on the
+// In libwarpweave_cuda.so; core/cuda/api.h says how launchers behave. cu_seqlens stays on the
 // device and cannot be refused there: invalid offsets give wrong numbers, but no access outside the
 // tensors.
 extern "C" int ww_causal_conv1d(const ww::CausalConv1dParams* p, void* stream);

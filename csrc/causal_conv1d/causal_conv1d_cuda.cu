@@ -8,9 +8,9 @@
 //                  lane gets the W-1 inputs before its own from the lane below
 //   final_states   a thread per element, after either
 #include "causal_conv1d/causal_conv1d.h"
-#include "core/cuda.h"
-#include "core/ptx.cuh"
-#include "core/vector.cuh"
+#include "core/cuda/launch.h"
+#include "core/cuda/math.cuh"
+#include "core/cuda/vector.cuh"
 
 namespace ww {
 namespace {
@@ -78,34 +78,13 @@ __device__ inline T input(const CausalConv1dParams& p, const Run& run, int64_t b
 // --- Arithmetic ---
 
 template <typename T>
-__device__ inline float parameter(const void* base, DType dtype, int64_t i) {
-  if (dtype == DType::f32) return static_cast<const float*>(base)[i];
-  return widen(static_cast<const T*>(base)[i]);
-}
-
-template <typename T>
 __device__ inline float load_tap(const CausalConv1dParams& p, int64_t c, int w) {
-  return parameter<T>(p.weight, p.weight_dtype, c * p.weight_stride_c + w * p.weight_stride_w);
+  return load_param(p.weight, p.weight_dtype, c * p.weight_stride_c + w * p.weight_stride_w);
 }
 
 template <typename T>
 __device__ inline float load_bias(const CausalConv1dParams& p, int64_t c) {
-  return p.bias ? parameter<T>(p.bias, p.weight_dtype, c) : 0.f;
-}
-
-// v * sigmoid(v) by exp of a negative number only: the denominator lies in [1, 2], and -inf * 0 is
-// the NaN of the definition. ex2.approx is far inside a 16-bit ulp; of half the exponent, and used
-// twice, it is not flushed to zero anywhere in bfloat16's range.
-template <typename T>
-__device__ inline float silu(float v) {
-  if constexpr (dtype_of<T> == DType::f32) {
-    const float e = expf(-fabsf(v));
-    return (v < 0.f ? v * e : v) * ptx::rcp_approx(1.f + e);
-  } else {
-    constexpr float kHalfLog2e = 0.72134752f;
-    const float root = ptx::ex2_approx(fabsf(v) * -kHalfLog2e);
-    return (v < 0.f ? v * root * root : v) * ptx::rcp_approx(fmaf(root, root, 1.f));
-  }
+  return p.bias ? load_param(p.bias, p.weight_dtype, c) : 0.f;
 }
 
 template <typename T, int V>

@@ -2,8 +2,8 @@
 #include "causal_conv1d_update/causal_conv1d_update.h"
 
 #include "core/check.h"
-#include "core/cpu.h"
-#include "core/slots.h"
+#include "core/cpu/cpu.h"
+#include "core/cpu/slots.h"
 
 namespace ww {
 

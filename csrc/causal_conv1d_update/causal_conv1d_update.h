@@ -35,7 +35,7 @@ struct CausalConv1dUpdateParams {
 
 void causal_conv1d_update_check(const CausalConv1dUpdateParams& p);  // throws ww::Error
 void causal_conv1d_update_cpu(const CausalConv1dUpdateParams& p);  // also checks the state indices
-// Exported by libwarpweave_cuda.so; see core/cuda_api.h.
+// Exported by libwarpweave_cuda.so; see core/cuda/api.h.
 // int ww_causal_conv1d_update(const CausalConv1dUpdateParams*, void* stream)
 
 }  // namespace ww

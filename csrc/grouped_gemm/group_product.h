@@ -8,8 +8,8 @@
 // they lie.
 #pragma once
 
-#include "core/matmul.h"
-#include "core/parallel.h"
+#include "core/cpu/matmul.h"
+#include "core/cpu/parallel.h"
 #include "grouped_gemm/group_plan.h"
 
 namespace ww::WW_ISA {

@@ -2,7 +2,7 @@
 #include "grouped_gemm/grouped_gemm.h"
 
 #include "core/check.h"
-#include "core/cpu.h"
+#include "core/cpu/cpu.h"
 #include "grouped_gemm/group_planner.h"
 #include "grouped_gemm/grouped_gemm_cpu.h"
 

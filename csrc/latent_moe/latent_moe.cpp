@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "latent_moe/latent_moe.h"
 
-#include "core/cpu.h"
+#include "core/cpu/cpu.h"
 #include "grouped_gemm/group_planner.h"
 #include "grouped_gemm/grouped_gemm.h"
 #include "latent_moe/latent_moe_cpu.h"

@@ -2,7 +2,7 @@
 #include "moe_mlp/moe_mlp.h"
 
 #include "core/check.h"
-#include "core/cpu.h"
+#include "core/cpu/cpu.h"
 #include "grouped_gemm/group_planner.h"
 #include "moe_mlp/moe_mlp_cpu.h"
 

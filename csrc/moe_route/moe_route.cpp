@@ -2,7 +2,7 @@
 #include "moe_route/moe_route.h"
 
 #include "core/check.h"
-#include "core/cpu.h"
+#include "core/cpu/cpu.h"
 
 namespace ww {
 

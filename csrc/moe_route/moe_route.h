@@ -34,7 +34,7 @@ struct MoeRouteParams {
 
 void moe_route_check(const MoeRouteParams& p);     // throws ww::Error on what the contract forbids
 void moe_route_cpu(const MoeRouteParams& p);
-// Exported by libwarpweave_cuda.so; see core/cuda_api.h.
+// Exported by libwarpweave_cuda.so; see core/cuda/api.h.
 // int ww_moe_route(const MoeRouteParams*, void* stream)
 
 }  // namespace ww

@@ -2,7 +2,7 @@
 #include "rms_norm/rms_norm.h"
 
 #include "core/check.h"
-#include "core/cpu.h"
+#include "core/cpu/cpu.h"
 
 namespace ww {
 

@@ -27,7 +27,7 @@ struct RmsNormParams {
 
 void rms_norm_check(const RmsNormParams& p);       // throws ww::Error on what the contract forbids
 void rms_norm_cpu(const RmsNormParams& p);
-// Exported by libwarpweave_cuda.so; see core/cuda_api.h.
+// Exported by libwarpweave_cuda.so; see core/cuda/api.h.
 // int ww_rms_norm(const RmsNormParams*, void* stream)
 
 }  // namespace ww

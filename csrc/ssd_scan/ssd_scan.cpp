@@ -2,8 +2,8 @@
 #include "ssd_scan/ssd_scan.h"
 
 #include "core/check.h"
-#include "core/cpu.h"
-#include "core/segments.h"
+#include "core/cpu/cpu.h"
+#include "core/cpu/segments.h"
 #include "ssd_scan/ssd_scan_cpu.h"
 
 namespace ww {

@@ -2,8 +2,8 @@
 #include "ssm_step/ssm_step.h"
 
 #include "core/check.h"
-#include "core/cpu.h"
-#include "core/slots.h"
+#include "core/cpu/cpu.h"
+#include "core/cpu/slots.h"
 
 namespace ww {
 

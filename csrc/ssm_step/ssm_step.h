@@ -50,7 +50,7 @@ struct SsmStepParams {
 void ssm_step_check(const SsmStepParams& p);  // throws ww::Error on what the contract forbids
 void ssm_step_cpu(
     const SsmStepParams& p);  // also refuses state indices out of range or given twice
-// Exported by libwarpweave_cuda.so; see core/cuda_api.h.
+// Exported by libwarpweave_cuda.so; see core/cuda/api.h.
 // int ww_ssm_step(const SsmStepParams*, void* stream)
 
 }  // namespace ww

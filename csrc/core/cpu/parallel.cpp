@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/parallel.h"
+#include "core/cpu/parallel.h"
 
 #include <cstdlib>
 #include <new>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/slots.h"
+#include "core/cpu/slots.h"
 
 #include <algorithm>
 #include <vector>

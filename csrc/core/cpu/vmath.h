@@ -8,7 +8,7 @@
 // of 1 + x carried as a correction; W. Kahan's argument is why that is enough.
 #pragma once
 
-#include "core/simd.h"
+#include "core/cpu/simd.h"
 
 namespace ww::WW_ISA {
 namespace {

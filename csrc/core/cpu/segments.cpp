@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/segments.h"
+#include "core/cpu/segments.h"
 
 #include "core/check.h"
 

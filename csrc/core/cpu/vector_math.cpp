@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/vector_math.h"
+#include "core/cpu/vector_math.h"
 
-#include "core/cpu.h"
+#include "core/cpu/cpu.h"
 
 namespace ww {
 

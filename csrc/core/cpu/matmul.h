@@ -16,7 +16,7 @@
 // how a product is cut into calls along m and n does not change its bits.
 #pragma once
 
-#include "core/simd.h"
+#include "core/cpu/simd.h"
 
 namespace ww::WW_ISA {
 namespace {

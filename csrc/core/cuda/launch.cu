@@ -1,13 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/cuda.h"
+#include "core/cuda/launch.h"
 
-#include "core/cuda_api.h"
+#include <string>
+
+#include "core/cuda/api.h"
 
 namespace ww {
 
 const CudaKernelRow*& CudaKernelRow::first() {
   static const CudaKernelRow* head = nullptr;  // in a function: rooms register before main
   return head;
+}
+
+namespace { thread_local std::string refusal; }
+
+int unsupported(const char* what) {
+  refusal = std::string(what) + " is not supported";
+  return -1;
 }
 
 cudaError_t multiprocessors(int* count) {
@@ -22,6 +31,7 @@ cudaError_t multiprocessors(int* count) {
 WW_EXPORT const char* ww_version() { return WW_VERSION; }
 
 WW_EXPORT const char* ww_error_string(int status) {
+  if (status == -1) return ww::refusal.c_str();
   return cudaGetErrorString(static_cast<cudaError_t>(status));
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/cpu.h"
+#include "core/cpu/cpu.h"
 
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/check.h"
-#include "core/dispatch.h"
+#include "core/cpu/dispatch.h"
 
 namespace ww {
 namespace {

@@ -44,6 +44,9 @@ struct CudaKernel {
   }
 };
 
+// What a launcher returns for params that its kernels cannot do: "<what> is not supported".
+int unsupported(const char* what);
+
 // Streaming multiprocessors of the current device: how much work fills it.
 cudaError_t multiprocessors(int* count);
 
