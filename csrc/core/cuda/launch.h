@@ -21,6 +21,9 @@ struct CudaKernelRow {
   static const CudaKernelRow*& first();
 };
 
+// Streaming multiprocessors of the current device: how much work fills it.
+cudaError_t multiprocessors(int* count);
+
 template <typename Params>
 struct CudaKernel {
   CudaKernelRow row;
@@ -30,24 +33,45 @@ struct CudaKernel {
     CudaKernelRow::first() = &row;
   }
 
-  // Reports this launch only, never a stale error of an earlier one, as cudaGetLastError would.
-  cudaError_t launch(int64_t blocks, int threads, cudaStream_t stream, Params params) const {
+  // `shared` is dynamic shared memory. Reports this launch only, never a stale error of an earlier
+  // one, as cudaGetLastError would.
+  cudaError_t launch(int64_t blocks, int threads, cudaStream_t stream, Params params,
+                     int shared = 0) const {
     constexpr int64_t kMaxBlocks = (int64_t(1) << 31) - 1;
     if (blocks == 0) return cudaSuccess;
     if (blocks > kMaxBlocks) return cudaErrorInvalidConfiguration;
+    const cudaError_t status = allow_shared(shared);
+    if (status != cudaSuccess) return status;
     void* args[] = {&params};
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(unsigned(blocks));
     config.blockDim = dim3(unsigned(threads));
+    config.dynamicSmemBytes = size_t(shared);
     config.stream = stream;
     return cudaLaunchKernelExC(&config, row.function, args);
+  }
+
+  // Blocks that run at the same time on the current device.
+  cudaError_t resident_blocks(int threads, int shared, int* count) const {
+    int sms, blocks;
+    cudaError_t status = allow_shared(shared);
+    if (status == cudaSuccess) status = multiprocessors(&sms);
+    if (status == cudaSuccess)
+      status =
+          cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, row.function, threads, shared);
+    if (status == cudaSuccess) *count = sms * blocks;
+    return status;
+  }
+
+ private:
+  // More than 48 KB has to be asked for, of every device.
+  cudaError_t allow_shared(int bytes) const {
+    if (bytes <= 48 * 1024) return cudaSuccess;
+    return cudaFuncSetAttribute(row.function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   }
 };
 
 // What a launcher returns for params that its kernels cannot do: "<what> is not supported".
 int unsupported(const char* what);
-
-// Streaming multiprocessors of the current device: how much work fills it.
-cudaError_t multiprocessors(int* count);
 
 }  // namespace ww

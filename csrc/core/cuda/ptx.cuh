@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// One PTX instruction a function. Without .ftz each would cost three more for subnormals.
+// One PTX instruction a function. Shared memory is named by its 32-bit address.
 #pragma once
 
+#include <stdint.h>
+
 namespace ww::ptx {
+
+// Approximations; without .ftz each would cost three instructions more for subnormals.
 
 __device__ inline float ex2_approx(float v) {  // 2^v to 2 ulp; results below 2^-126 are 0
   asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(v));
@@ -12,6 +16,54 @@ __device__ inline float ex2_approx(float v) {  // 2^v to 2 ulp; results below 2^
 __device__ inline float rcp_approx(float v) {  // 1/v to 1 ulp
   asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(v));
   return v;
+}
+
+// --- Shared memory ---
+
+__device__ inline uint32_t shared_address(const void* p) {
+  return uint32_t(__cvta_generic_to_shared(p));
+}
+
+__device__ inline void store_shared(uint32_t address, uint4 v) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
+}
+
+// Copies 16 bytes past L1, of which only the first `bytes` are read and the rest are zero.
+__device__ inline void cp_async(uint32_t shared, const void* global, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
+               "r"(bytes)
+               : "memory");
+}
+__device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kGroups>
+__device__ inline void cp_async_wait() {  // until at most kGroups groups are under way
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+// --- Matrices: fragments as in the PTX ISA, "Matrix Fragments for mma.m16n8k16" ---
+
+// Four 8x8 matrices of 16-bit elements; lane l names row l % 8 of matrix l / 8.
+__device__ inline void ldmatrix(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ inline void ldmatrix_transposed(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+// d (16x8) += a (16x16) b (16x8), bf16 with fp32 accumulation.
+__device__ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 }  // namespace ww::ptx

@@ -92,7 +92,12 @@ __device__ inline Packed<T, V> load_packed(const T* p) {
 
 template <typename T, int V>
 __device__ inline void store_packed(T* p, Packed<T, V> v) {
-  *reinterpret_cast<Packed<T, V>*>(p) = v;
+  if constexpr (V > 1)  // nvcc may cut an assignment into four
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
+                 "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
+  else
+    *p = v;
 }
 
 }  // namespace ww

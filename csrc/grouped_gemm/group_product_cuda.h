@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// The matrix product behind all experts and projections on CUDA:
+//
+//   out[m,n] = act(sum over parts of sum_k a[rows[m],k] * b[e,n,k] + addend[m,n])
+//
+// for the group e that row m is in. Group ends lie on the device, so nothing waits for the host: a
+// persistent grid walks the tiles of all groups. One fp32 accumulator, one rounding.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "core/types.h"
+
+namespace ww {
+
+struct ProductPart {
+  const void* a;        // (.., K), K contiguous
+  int64_t a_stride;
+  const int32_t* rows;  // (M) row of a for each row of out; null: row m
+  const void* b;        // (E,N,K), K contiguous
+  int64_t b_stride_e, b_stride_n;
+  int64_t K;
+};
+
+struct GroupProduct {
+  int64_t M, N, E;
+  const void* ends;    // (E) end of each group, not decreasing; null: one group of all rows
+  bool ends_is_int64;
+  bool zero_rest;      // rows that are in no group give 0; else they stay as they are
+  bool relu2;          // max(v,0)^2
+  int parts;
+  ProductPart part[2];
+  const void* addend;  // (M,N) row-major in the operands' dtype; may be null
+  void* out;           // (M,N), N contiguous
+  int64_t out_stride;
+  DType out_dtype;     // the operands' or f32
+};
+
+// Operands are f32 or bf16.
+cudaError_t launch_group_product(const GroupProduct& g, DType dtype, cudaStream_t stream);
+
+}  // namespace ww
