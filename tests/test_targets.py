@@ -107,12 +107,9 @@ def test_every_call_has_another_schedule_and_the_same_bits(name: str) -> None:
 
 
 def test_an_op_without_a_cuda_kernel_is_refused() -> None:
-    x = torch.randn(2, 3)
+    x = torch.randn(1, 4, 2, 3)
     with (
         targets.use("sim:sm_80"),
-        pytest.raises(ValueError, match="latent_moe: has no CUDA kernel; supported devices: cpu"),
+        pytest.raises(ValueError, match="ssd_scan: has no CUDA kernel; supported devices: cpu"),
     ):
-        ops.latent_moe(
-            x, torch.ones(2, 1), torch.zeros(2, 1, dtype=torch.int32), None,
-            torch.randn(1, 4, 3), torch.randn(1, 3, 4), None,
-        )  # fmt: skip
+        ops.ssd_scan(x, x[..., 0], -torch.ones(2), x, x)

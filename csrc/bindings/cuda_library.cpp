@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/cuda_library.h"
 
-#include <dlfcn.h>
+#include "bindings/simulated_cuda.h"
 
 // Lives in libtorch_cuda.so only, so it is null under a CPU build of torch.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
@@ -40,6 +40,10 @@ Fn* require(const char* name) {
   return fn;
 }
 
+void require_library(const char* op) {
+  WW_CHECK(cuda_library().handle, op, ": cannot run on cuda: ", cuda_library().problem);
+}
+
 bool torch_has_cuda() { return &aoti_torch_get_current_cuda_stream != nullptr; }
 constexpr const char* kCpuTorch = "this torch is a CPU build; install one with CUDA";
 
@@ -71,10 +75,18 @@ std::vector<CudaKernelInfo> cuda_kernels() {
   return rows;
 }
 
+Tensor cuda_workspace(const char* op, const std::string& symbol, const void* params,
+                      const Tensor& like) {
+  if (!like.is_cpu()) require_library(op);
+  void* library = like.is_cpu() ? simulated_library() : cuda_library().handle;
+  const int64_t bytes =
+      require_kernel<int64_t(const void*)>(library, op, symbol + "_workspace")(params);
+  return empty(like, {(bytes + 3) / 4}, ScalarType::Int);
+}
+
 void launch_cuda(const char* op, const char* symbol, const void* params, const Tensor& t) {
-  WW_CHECK(cuda_library().handle, op, ": cannot run on cuda: ", cuda_library().problem);
-  const auto launch = find<int(const void*, void*)>(symbol);
-  WW_CHECK(launch, op, ": has no CUDA kernel; supported devices: cpu");
+  require_library(op);
+  const auto launch = require_kernel<int(const void*, void*)>(cuda_library().handle, op, symbol);
   WW_CHECK(torch_has_cuda(), op, ": cannot run on cuda: ", kCpuTorch);
   const torch::stable::accelerator::DeviceGuard guard(t.get_device_index());
   void* stream;

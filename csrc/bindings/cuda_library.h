@@ -2,6 +2,8 @@
 // libwarpweave_cuda.so, opened on the first use from the folder of this extension module.
 #pragma once
 
+#include <dlfcn.h>
+
 #include <string>
 #include <vector>
 
@@ -27,6 +29,18 @@ CudaInfo cuda_info();
 // The compiled kernels, with registers and memory if there is a device; none if the library is not
 // there.
 std::vector<CudaKernelInfo> cuda_kernels();
+
+// A function of libwarpweave_cuda.so or of a simulated one.
+template <typename Fn>
+Fn* require_kernel(void* library, const char* op, const std::string& symbol) {
+  const auto found = reinterpret_cast<Fn*>(dlsym(library, symbol.c_str()));
+  WW_CHECK(found, op, ": has no CUDA kernel; supported devices: cpu");
+  return found;
+}
+
+// Memory for params.workspace, as much as <symbol>_workspace(params) says.
+Tensor cuda_workspace(const char* op, const std::string& symbol, const void* params,
+                      const Tensor& like);
 
 // Calls `int <symbol>(const Params*, void* stream)` on the device and current stream of `t`; throws
 // ww::Error with the reason if the library, the symbol or a CUDA torch is missing, or the launch

@@ -2,6 +2,8 @@
 // The two ends of every binding: registration with torch, and the way to the kernel of a device.
 #pragma once
 
+#include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "bindings/cuda_library.h"
@@ -28,17 +30,26 @@ struct Op<fn> {
   }
 };
 
+template <typename Params, typename = void>
+struct HasWorkspace : std::false_type {};
+template <typename Params>
+struct HasWorkspace<Params, std::void_t<decltype(Params::workspace)>> : std::true_type {};
+
 // Runs the kernel on the device of `like`: cpu(p), or cuda_symbol of libwarpweave_cuda.so, which a
 // simulated one may stand in for.
 template <typename Params>
-void launch(const char* op, const Tensor& like, const Params& p, void (*cpu)(const Params&),
+void launch(const char* op, const Tensor& like, Params& p, void (*cpu)(const Params&),
             const char* cuda_symbol) {
-  if (!like.is_cpu())
-    launch_cuda(op, cuda_symbol, &p, like);
-  else if (is_simulating)
+  if (like.is_cpu() && !is_simulating) return cpu(p);
+  std::optional<Tensor> workspace;
+  if constexpr (HasWorkspace<Params>::value) {
+    workspace = cuda_workspace(op, cuda_symbol, &p, like);
+    p.workspace = mutable_data(*workspace);
+  }
+  if (like.is_cpu())
     launch_simulated(op, cuda_symbol, &p);
   else
-    cpu(p);
+    launch_cuda(op, cuda_symbol, &p, like);
 }
 
 }  // namespace ww

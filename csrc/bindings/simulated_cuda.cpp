@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "bindings/tensor.h"
+#include "bindings/cuda_library.h"
 #include "core/cuda/api.h"
 
 namespace ww {
@@ -22,11 +22,6 @@ struct Noted {
   std::string name;
 };
 thread_local std::vector<Noted> noted;
-
-template <typename Fn>
-Fn* symbol_of(const char* name) {
-  return reinterpret_cast<Fn*>(dlsym(library_handle, name));
-}
 
 uint64_t extent_bytes(const Tensor& t) {
   uint64_t last = 0;
@@ -50,6 +45,8 @@ void simulate_cuda(const std::string& library, Simulator simulator) {
   is_simulating = handle != nullptr;
 }
 
+void* simulated_library() { return library_handle; }
+
 void forget_accesses() { noted.clear(); }
 
 void note_access(const Tensor& t, Access access) {
@@ -65,8 +62,7 @@ void note_access(const Tensor& t, Access access) {
 }
 
 void launch_simulated(const char* op, const char* symbol, const void* params) {
-  const auto launch = symbol_of<int(const void*, void*)>(symbol);
-  WW_CHECK(launch, op, ": has no CUDA kernel; supported devices: cpu");
+  const auto launch = require_kernel<int(const void*, void*)>(library_handle, op, symbol);
   std::vector<Extent> extents;
   for (const Noted& n : noted) {
     extents.push_back(n.extent);
@@ -77,8 +73,9 @@ void launch_simulated(const char* op, const char* symbol, const void* params) {
   const int status = launch(params, nullptr);
   problem = simulator_hooks.end();
   WW_CHECK(!problem, op, ": ", problem);
-  WW_CHECK(status == 0, op, ": CUDA launch failed: ",
-           symbol_of<decltype(ww_error_string)>("ww_error_string")(status));
+  WW_CHECK(
+      status == 0, op, ": CUDA launch failed: ",
+      require_kernel<decltype(ww_error_string)>(library_handle, op, "ww_error_string")(status));
 }
 
 }  // namespace ww

@@ -16,6 +16,8 @@ namespace ww {
 // empty.
 void simulate_cuda(const std::string& library, Simulator simulator);
 
+void* simulated_library();  // its handle, or null
+
 extern bool is_simulating;
 void note_access(const torch::stable::Tensor& t, Access access);
 void forget_accesses();
@@ -23,7 +25,7 @@ inline void note(const torch::stable::Tensor& t, Access access) {
   if (is_simulating) note_access(t, access);
 }
 
-// As launch_cuda(), of the simulated library.
+// Calls a launcher of the simulated library; throws ww::Error with the simulator's or its reason.
 void launch_simulated(const char* op, const char* symbol, const void* params);
 
 }  // namespace ww

@@ -223,7 +223,8 @@ __global__ void __launch_bounds__(kThreads32) product_f32(const __grid_constant_
           slab_a[tx][row] = a, slab_b[tx][row] = b;
         }
         __syncthreads();
-        float sum[4][4] = {};  // of the slab on its own: the error grows with the slabs, not with k
+        // Two short chains of the slab on its own: the error grows with the slabs, not with k.
+        float sum[2][4][4] = {};
 #pragma unroll
         for (int k = 0; k < kSlab; ++k) {
           float a[4], b[4];
@@ -232,12 +233,12 @@ __global__ void __launch_bounds__(kThreads32) product_f32(const __grid_constant_
 #pragma unroll
           for (int m = 0; m < 4; ++m)
 #pragma unroll
-            for (int n = 0; n < 4; ++n) sum[m][n] = fmaf(a[m], b[n], sum[m][n]);
+            for (int n = 0; n < 4; ++n) sum[k % 2][m][n] = fmaf(a[m], b[n], sum[k % 2][m][n]);
         }
 #pragma unroll
         for (int m = 0; m < 4; ++m)
 #pragma unroll
-          for (int n = 0; n < 4; ++n) acc[m][n] += sum[m][n];
+          for (int n = 0; n < 4; ++n) acc[m][n] += sum[0][m][n] + sum[1][m][n];
       }
     }
 #pragma unroll

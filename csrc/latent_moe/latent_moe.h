@@ -27,6 +27,7 @@ struct LatentMoeParams {
   void* routed;             // workspace (T,l)
   void* shared;             // workspace (T,S)
   void* out;                // (T,d) row-major
+  void* workspace;          // CUDA: ww_latent_moe_workspace() bytes
 };
 
 void latent_moe_cpu(const LatentMoeParams& p);  // throws ww::Error on an index out of range

@@ -13,19 +13,20 @@
 namespace ww {
 
 struct MoeMlpParams {
-  int64_t T, K, E, I, top_k;  // tokens, model width, experts, expert width
-  DType dtype;                // of x, up, down, out: f32 or bf16
-  const void* x;              // (T,K), K contiguous
+  int64_t T, K, E, I, top_k;              // tokens, model width, experts, expert width
+  DType dtype;                            // of x, up, down, out: f32 or bf16
+  const void* x;                          // (T,K), K contiguous
   int64_t x_stride_t;
-  const void* up;             // (E,I,K), K contiguous
+  const void* up;                         // (E,I,K), K contiguous
   int64_t up_stride_e, up_stride_i;
-  const void* down;           // (E,K,I), I contiguous
+  const void* down;                       // (E,K,I), I contiguous
   int64_t down_stride_e, down_stride_k;
-  const float* weights;       // (T,top_k) contiguous
-  const void* indices;        // (T,top_k) contiguous, int32 or int64, in [-1, E)
+  const float* weights;                   // (T,top_k) contiguous
+  const void* indices;                    // (T,top_k) contiguous, int32 or int64, in [-1, E)
   bool indices_is_int64;
-  void* out;                  // (T,K), K contiguous
+  void* out;                              // (T,K), K contiguous
   int64_t out_stride_t;
+  void* workspace;                        // CUDA: ww_moe_mlp_workspace() bytes
 };
 
 void moe_mlp_cpu(const MoeMlpParams& p);  // throws ww::Error on an index out of range

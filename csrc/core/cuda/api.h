@@ -2,6 +2,7 @@
 // What libwarpweave_cuda.so exports, besides one launcher an op:
 //
 //   int ww_<op>(const ww::<Op>Params*, void* stream)
+//   int64_t ww_<op>_workspace(const ww::<Op>Params*)   bytes for params.workspace, if it has that
 //
 // A launcher runs on the current device, asynchronously on `stream` (a cudaStream_t), checks the
 // launch and returns a cudaError_t: 0 is success, -1 that its kernels do not support the params and

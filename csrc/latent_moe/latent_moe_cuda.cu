@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// On CUDA the layer is a sequence of launches: group products of one group for the projections, the
+// experts between them, and one product of two parts for fc2 and shared_down, which share its
+// accumulator.
+#include "core/cuda/launch.h"
+#include "grouped_gemm/group_product_cuda.h"
+#include "latent_moe/latent_moe.h"
+
+extern "C" int64_t ww_moe_mlp_workspace(const ww::MoeMlpParams* p);
+extern "C" int ww_moe_mlp(const ww::MoeMlpParams* p, void* stream);
+
+namespace ww {
+namespace {
+
+MoeMlpParams experts_of(const LatentMoeParams& p) {
+  MoeMlpParams experts = p.experts;
+  experts.x = p.fc1 ? p.latent : p.x;
+  experts.x_stride_t = p.fc1 ? p.l : p.x_stride_t;
+  experts.out = p.routed, experts.out_stride_t = p.l;
+  experts.workspace = p.workspace;
+  return experts;
+}
+
+// (T,N) of rows (T,K) times a weight (N,K), both row-major but for the rows' stride.
+GroupProduct dense(const LatentMoeParams& p, const void* rows, int64_t stride, const void* weight,
+                   int64_t N, int64_t K, void* out) {
+  GroupProduct g{};
+  g.M = p.T, g.N = N, g.E = 1, g.parts = 1;
+  g.part[0] = {rows, stride, nullptr, weight, 0, K, K};
+  g.out = out, g.out_stride = N, g.out_dtype = p.dtype;
+  return g;
+}
+
+int run(const LatentMoeParams& p, cudaStream_t stream) {
+  if (p.fc1) {
+    const cudaError_t status = launch_group_product(
+        dense(p, p.x, p.x_stride_t, p.fc1, p.l, p.d, p.latent), p.dtype, stream);
+    if (status != cudaSuccess) return status;
+  }
+  if (p.shared_up) {
+    GroupProduct g = dense(p, p.x, p.x_stride_t, p.shared_up, p.S, p.d, p.shared);
+    g.relu2 = true;
+    const cudaError_t status = launch_group_product(g, p.dtype, stream);
+    if (status != cudaSuccess) return status;
+  }
+  const MoeMlpParams experts = experts_of(p);
+  if (const int status = ww_moe_mlp(&experts, stream)) return status;
+
+  GroupProduct g = dense(p, p.routed, p.l, p.fc2, p.d, p.l, p.out);
+  if (!p.fc2) g.parts = 0, g.addend = p.routed;
+  if (p.shared_down) g.part[g.parts++] = {p.shared, p.S, nullptr, p.shared_down, 0, p.S, p.S};
+  return launch_group_product(g, p.dtype, stream);
+}
+
+}  // namespace
+}  // namespace ww
+
+WW_EXPORT int64_t ww_latent_moe_workspace(const ww::LatentMoeParams* p) {
+  const ww::MoeMlpParams experts = ww::experts_of(*p);
+  return ww_moe_mlp_workspace(&experts);
+}
+WW_EXPORT int ww_latent_moe(const ww::LatentMoeParams* p, void* stream) {
+  return ww::run(*p, static_cast<cudaStream_t>(stream));
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA kernels: four launches and no word to the host.
+//
+//   permute  the (token, choice) pairs sorted by expert: one block counts, sums and places them. The
+//            order inside an expert is up to the schedule, and no result depends on it
+//   up       the group product of the pairs' rows of x, gathered as they are copied, with relu2
+//   down     the group product of that, in fp32
+//   combine  per token the weighted sum of its choices in ascending order of expert
+#include "core/cuda/launch.h"
+#include "core/cuda/math.cuh"
+#include "grouped_gemm/group_product_cuda.h"
+#include "moe_mlp/moe_mlp.h"
+
+namespace ww {
+namespace {
+
+constexpr int kPermuteThreads = 1024;
+constexpr int kCombineThreads = 128;
+constexpr int kMaxExperts = 8192;  // counters in 32 KB of shared memory
+constexpr int kMaxChoices = 128;
+
+struct Workspace {
+  int32_t *ends, *tokens, *places;  // (E), (T top_k) token of each sorted pair, place of each pair
+  void* h;                          // (T top_k, I) in the operands' dtype
+  float* y;                         // (T top_k, K)
+  int64_t bytes = 0;
+
+  Workspace(const MoeMlpParams& p, void* base) {
+    const int64_t pairs = p.T * p.top_k;
+    ends = take<int32_t>(base, p.E);
+    tokens = take<int32_t>(base, pairs);
+    places = take<int32_t>(base, pairs);
+    h = take<char>(base, pairs * p.I * (p.dtype == DType::f32 ? 4 : 2));
+    y = take<float>(base, pairs * p.K);
+  }
+  template <typename T>
+  T* take(void* base, int64_t count) {
+    const int64_t at = bytes;
+    bytes += (count * int64_t(sizeof(T)) + 255) / 256 * 256;
+    return reinterpret_cast<T*>(static_cast<char*>(base) + at);
+  }
+};
+
+struct Task {
+  MoeMlpParams p;
+  Workspace w;
+};
+
+// An index out of range names no expert here: the host cannot refuse what it does not see.
+__device__ inline int expert_of(const MoeMlpParams& p, int64_t pair) {
+  const int64_t e = p.indices_is_int64 ? static_cast<const int64_t*>(p.indices)[pair]
+                                       : static_cast<const int32_t*>(p.indices)[pair];
+  return e >= 0 && e < p.E ? int(e) : -1;
+}
+
+__global__ void __launch_bounds__(kPermuteThreads) permute(const __grid_constant__ Task task) {
+  extern __shared__ int32_t count[];  // of each expert, then where its next pair goes
+  __shared__ int32_t warps[32];
+  const MoeMlpParams& p = task.p;
+  const int pairs = int(p.T * p.top_k), experts = int(p.E);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int e = threadIdx.x; e < experts; e += kPermuteThreads) count[e] = 0;
+  __syncthreads();
+  for (int i = threadIdx.x; i < pairs; i += kPermuteThreads)
+    if (const int e = expert_of(p, i); e >= 0) atomicAdd(&count[e], 1);
+  __syncthreads();
+  int before = 0;  // pairs of the experts below this step
+  for (int first = 0; first < experts; first += kPermuteThreads) {
+    const int e = first + threadIdx.x, mine = e < experts ? count[e] : 0;
+    int sum = mine;
+#pragma unroll
+    for (int away = 1; away < 32; away *= 2) {
+      const int other = __shfl_up_sync(~0u, sum, away);
+      if (lane >= away) sum += other;
+    }
+    if (lane == 31) warps[warp] = sum;
+    __syncthreads();
+    int start = before;
+    for (int w = 0; w < 32; ++w) {
+      if (w < warp) start += warps[w];
+      before += warps[w];
+    }
+    if (e < experts) {
+      count[e] = start + sum - mine;
+      task.w.ends[e] = start + sum;
+    }
+    __syncthreads();  // warps[] is free again, count[] complete
+  }
+  for (int i = threadIdx.x; i < pairs; i += kPermuteThreads) {
+    const int e = expert_of(p, i);
+    const int place = e >= 0 ? atomicAdd(&count[e], 1) : -1;
+    task.w.places[i] = place;
+    if (place >= 0) task.w.tokens[place] = i / int(p.top_k);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kCombineThreads) combine(const __grid_constant__ Task task) {
+  __shared__ int32_t expert[kMaxChoices], place[kMaxChoices];
+  __shared__ float weight[kMaxChoices];
+  const MoeMlpParams& p = task.p;
+  const int64_t t = blockIdx.x;
+  const int choices = int(p.top_k);
+  for (int i = threadIdx.x; i < choices; i += kCombineThreads)
+    expert[i] = expert_of(p, t * choices + i);
+  __syncthreads();
+  for (int i = threadIdx.x; i < choices; i += kCombineThreads) {
+    int rank = 0;
+    for (int j = 0; j < choices; ++j)
+      rank += expert[j] < expert[i] || (expert[j] == expert[i] && j < i);
+    place[rank] = task.w.places[t * choices + i];
+    weight[rank] = p.weights[t * choices + i];
+  }
+  __syncthreads();
+  T* out = static_cast<T*>(p.out) + t * p.out_stride_t;
+  constexpr int kCount = kVector<float>;
+  const bool whole = p.K % kCount == 0;
+  for (int64_t n = threadIdx.x * kCount; n < p.K; n += kCombineThreads * kCount) {
+    float sum[kCount] = {};
+    for (int i = 0; i < choices; ++i) {
+      if (place[i] < 0) continue;
+      const float* y = task.w.y + place[i] * p.K + n;
+      float v[kCount];
+      if (whole) {
+        widen<float>(load_packed<float, kCount>(y), v);
+      } else {
+#pragma unroll
+        for (int j = 0; j < kCount; ++j) v[j] = n + j < p.K ? y[j] : 0.f;
+      }
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) sum[j] = fmaf(weight[i], v[j], sum[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < kCount; ++j)
+      if (n + j < p.K) out[n + j] = narrow<T, 1>(sum + j);
+  }
+}
+
+const CudaKernel<Task> kPermute{"moe_mlp", "permute", "float32 bfloat16", permute};
+const CudaKernel<Task> kCombine[2] = {{"moe_mlp", "combine", "float32", combine<float>},
+                                      {"moe_mlp", "combine", "bfloat16", combine<bf16_t>}};
+
+int run(const MoeMlpParams& p, cudaStream_t stream) {
+  if (p.T == 0 || p.K == 0) return cudaSuccess;
+  if (p.T * p.top_k > INT32_MAX) return unsupported("more than 2^31 pairs of token and expert");
+  if (p.E > kMaxExperts) return unsupported("more than 8192 experts");
+  if (p.top_k > kMaxChoices) return unsupported("top_k above 128");
+  const Task task{p, Workspace(p, p.workspace)};
+  const int64_t pairs = p.T * p.top_k;
+  cudaError_t status =
+      kPermute.launch(1, kPermuteThreads, stream, task, int(p.E * sizeof(int32_t)));
+  if (status != cudaSuccess) return status;
+
+  GroupProduct up{};
+  up.M = pairs, up.N = p.I, up.E = p.E, up.ends = task.w.ends, up.relu2 = true, up.parts = 1;
+  up.part[0] = {p.x, p.x_stride_t, task.w.tokens, p.up, p.up_stride_e, p.up_stride_i, p.K};
+  up.out = task.w.h, up.out_stride = p.I, up.out_dtype = p.dtype;
+  status = launch_group_product(up, p.dtype, stream);
+  if (status != cudaSuccess) return status;
+
+  GroupProduct down{};
+  down.M = pairs, down.N = p.K, down.E = p.E, down.ends = task.w.ends, down.parts = 1;
+  down.part[0] = {task.w.h, p.I, nullptr, p.down, p.down_stride_e, p.down_stride_k, p.I};
+  down.out = task.w.y, down.out_stride = p.K, down.out_dtype = DType::f32;
+  status = launch_group_product(down, p.dtype, stream);
+  if (status != cudaSuccess) return status;
+  return kCombine[p.dtype == DType::bf16].launch(p.T, kCombineThreads, stream, task);
+}
+
+}  // namespace
+}  // namespace ww
+
+WW_EXPORT int64_t ww_moe_mlp_workspace(const ww::MoeMlpParams* p) {
+  return ww::Workspace(*p, nullptr).bytes;
+}
+WW_EXPORT int ww_moe_mlp(const ww::MoeMlpParams* p, void* stream) {
+  return ww::run(*p, static_cast<cudaStream_t>(stream));
+}
