@@ -148,7 +148,7 @@ int run(const MoeMlpParams& p, cudaStream_t stream) {
   const Task task{p, Workspace(p, p.workspace)};
   const int64_t pairs = p.T * p.top_k;
   cudaError_t status =
-      kPermute.launch(1, kPermuteThreads, stream, task, int(p.E * sizeof(int32_t)));
+      kPermute.launch(int64_t(1), kPermuteThreads, stream, task, int(p.E * sizeof(int32_t)));
   if (status != cudaSuccess) return status;
 
   GroupProduct up{};

@@ -30,6 +30,7 @@ struct MoeRouteParams {
   const float* bias;                               // (E) contiguous; may be null: zeros
   float* weights;                                  // (rows,top_k) contiguous
   int32_t* indices;                                // (rows,top_k) contiguous
+  void* workspace;                                 // CUDA: ww_moe_route_workspace() bytes
 };
 
 void moe_route_check(const MoeRouteParams& p);     // throws ww::Error on what the contract forbids

@@ -35,20 +35,24 @@ struct CudaKernel {
 
   // `shared` is dynamic shared memory. Reports this launch only, never a stale error of an earlier
   // one, as cudaGetLastError would.
+  cudaError_t launch(dim3 grid, int threads, cudaStream_t stream, Params params,
+                     int shared = 0) const {
+    const cudaError_t status = allow_shared(shared);
+    if (status != cudaSuccess) return status;
+    void* args[] = {&params};
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(unsigned(threads));
+    config.dynamicSmemBytes = size_t(shared);
+    config.stream = stream;
+    return cudaLaunchKernelExC(&config, row.function, args);
+  }
   cudaError_t launch(int64_t blocks, int threads, cudaStream_t stream, Params params,
                      int shared = 0) const {
     constexpr int64_t kMaxBlocks = (int64_t(1) << 31) - 1;
     if (blocks == 0) return cudaSuccess;
     if (blocks > kMaxBlocks) return cudaErrorInvalidConfiguration;
-    const cudaError_t status = allow_shared(shared);
-    if (status != cudaSuccess) return status;
-    void* args[] = {&params};
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(unsigned(blocks));
-    config.blockDim = dim3(unsigned(threads));
-    config.dynamicSmemBytes = size_t(shared);
-    config.stream = stream;
-    return cudaLaunchKernelExC(&config, row.function, args);
+    return launch(dim3(unsigned(blocks)), threads, stream, params, shared);
   }
 
   // Blocks that run at the same time on the current device.
