@@ -42,6 +42,7 @@ struct SsdScanParams : SequenceLayout {
   const float* initial_states;                // (num_seqs,H,P,N) row-major; may be null: zeros
   void* out;                                  // (B,T,H,P) row-major
   float* final_states;                        // (num_seqs,H,P,N) row-major; may be null: not wanted
+  void* workspace;                            // CUDA: ww_ssd_scan_workspace() bytes
 };
 
 constexpr int64_t kMaxSsdChunk = 1024;        // a chunk's Q x Q products are kept per thread

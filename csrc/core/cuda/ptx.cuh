@@ -30,6 +30,15 @@ __device__ inline void store_shared(uint32_t address, uint4 v) {
                : "memory");
 }
 
+__device__ inline void store_shared(uint32_t address, uint32_t v) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
+}
+__device__ inline uint32_t load_shared(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+  return v;
+}
+
 // Copies 16 bytes past L1, of which only the first `bytes` are read and the rest are zero.
 __device__ inline void cp_async(uint32_t shared, const void* global, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
@@ -40,6 +49,21 @@ __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;"
 template <int kGroups>
 __device__ inline void cp_async_wait() {  // until at most kGroups groups are under way
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+// --- Words between blocks ---
+
+__device__ inline int32_t load_acquire(const int32_t* p) {
+  int32_t v;
+  asm volatile("ld.acquire.gpu.global.b32 %0, [%1];"
+               : "=r"(v)
+               : "l"(__cvta_generic_to_global(p))
+               : "memory");
+  return v;
+}
+__device__ inline void store_release(int32_t* p, int32_t v) {
+  asm volatile("st.release.gpu.global.b32 [%0], %1;" ::"l"(__cvta_generic_to_global(p)), "r"(v)
+               : "memory");
 }
 
 // --- Matrices: fragments as in the PTX ISA, "Matrix Fragments for mma.m16n8k16" ---

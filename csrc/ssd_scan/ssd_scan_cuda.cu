@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which CUDA kernel a scan takes:
+//
+//   ssd_stream     bf16 where 8 divides P and N, and N is at most 256
+//   ssd_recurrent  everything else
+#include "ssd_scan/ssd_recurrent.cuh"
+#include "ssd_scan/ssd_stream.cuh"
+
+namespace ww {
+namespace {
+
+constexpr int64_t kShortestSegment = 256;  // below this handing states on costs more than it brings
+
+struct StreamKernel {
+  int P, N, shared, accumulators;          // of a block
+  CudaKernel<StreamTask> kernel;
+
+  template <int kP, int kN, int kBuffers>
+  static StreamKernel make(const char* variant) {
+    using S = Stream<kP, kN, kBuffers>;
+    return {kP,
+            kN,
+            S::kSharedBytes,
+            kP * kN,
+            {"ssd_scan", variant, "bfloat16", ssd_stream<kP, kN, kBuffers>}};
+  }
+};
+const StreamKernel kStream[] = {StreamKernel::make<64, 64, 2>("stream P64 N64"),
+                                StreamKernel::make<80, 64, 2>("stream P80 N64"),
+                                StreamKernel::make<64, 128, 2>("stream P64 N128"),
+                                StreamKernel::make<80, 128, 2>("stream P80 N128"),
+                                StreamKernel::make<32, 256, 1>("stream P32 N256")};
+
+const CudaKernel<RecurrentTask> kRecurrent[2][3] = {
+    {{"ssd_scan", "recurrent", "float32", ssd_recurrent<float, 4, 4>},
+     {"ssd_scan", "recurrent x4", "float32", ssd_recurrent<float, 16, 2>},
+     {"ssd_scan", "recurrent x8", "float32", ssd_recurrent<float, 32, 1>}},
+    {{"ssd_scan", "recurrent", "bfloat16", ssd_recurrent<bf16_t, 4, 4>},
+     {"ssd_scan", "recurrent x4", "bfloat16", ssd_recurrent<bf16_t, 16, 2>},
+     {"ssd_scan", "recurrent x8", "bfloat16", ssd_recurrent<bf16_t, 32, 1>}}};
+
+// The stream kernel that wastes the least of P among those that hold N, or null.
+const StreamKernel* stream_kernel(const SsdScanParams& p) {
+  if (p.dtype != DType::bf16 || p.P % 8 || p.N % 8 || p.N == 0) return nullptr;
+  const auto padded = [&](const StreamKernel& k) { return (p.P + k.P - 1) / k.P * k.P; };
+  const StreamKernel* best = nullptr;
+  for (const StreamKernel& k : kStream)
+    if (p.N <= k.N && (!best || (k.N == best->N && padded(k) < padded(*best)))) best = &k;
+  return best;
+}
+
+bool is_aligned(const SsdScanParams& p) {
+  for (const void* base : {p.x, p.B_, p.C, p.z})
+    if (reinterpret_cast<uintptr_t>(base) % 16) return false;
+  for (int64_t stride :
+       {p.x_stride_b, p.x_stride_t, p.x_stride_h, p.B_stride_b, p.B_stride_t, p.B_stride_g,
+        p.C_stride_b, p.C_stride_t, p.C_stride_g, p.z_stride_b, p.z_stride_t, p.z_stride_h})
+    if (stride % 8) return false;
+  return true;
+}
+
+struct StreamPlan {
+  uint32_t tiles, units, segments;
+  int64_t segment_tokens, state_bytes, flag_bytes;
+};
+
+// Cut rows into segments until there is a block for every multiprocessor.
+cudaError_t plan_stream(const SsdScanParams& p, const StreamKernel& k, StreamPlan* plan) {
+  int sms;
+  const cudaError_t status = multiprocessors(&sms);
+  if (status != cudaSuccess) return status;
+  const int64_t tiles = (p.P + k.P - 1) / k.P, units = p.num_seqs * p.H * tiles;
+  if (units > INT32_MAX) return cudaErrorInvalidConfiguration;
+  int64_t segments = 1, tokens = p.T;
+  if (!p.cu_seqlens && units > 0) {
+    segments = (sms + units - 1) / units;
+    const int64_t most = p.T / kShortestSegment;
+    segments = segments < most ? segments : (most > 0 ? most : 1);
+    tokens = ((p.T + segments - 1) / segments + 63) / 64 * 64;
+    segments = tokens > 0 ? (p.T + tokens - 1) / tokens : 1;
+    segments = segments > 0 ? segments : 1;
+  }
+  *plan = {uint32_t(tiles),
+           uint32_t(units),
+           uint32_t(segments),
+           tokens,
+           (segments - 1) * units * k.accumulators * int64_t(sizeof(float)),
+           ((segments - 1) * units + 1) * int64_t(sizeof(int32_t))};
+  return cudaSuccess;
+}
+
+int run_stream(const SsdScanParams& p, const StreamKernel& k, cudaStream_t stream) {
+  StreamPlan plan;
+  cudaError_t status = plan_stream(p, k, &plan);
+  if (status != cudaSuccess) return status;
+  StreamTask task{
+      p,       plan.tiles, plan.units, plan.segments, plan.segment_tokens, is_aligned(p),
+      nullptr, nullptr};
+  if (plan.segments > 1) {
+    task.states = static_cast<float*>(p.workspace);
+    task.ready = reinterpret_cast<int32_t*>(static_cast<char*>(p.workspace) + plan.state_bytes);
+    status = cudaMemsetAsync(task.ready, 0, size_t(plan.flag_bytes), stream);
+    if (status != cudaSuccess) return status;
+  }
+  return k.kernel.launch(int64_t(plan.units) * plan.segments, 128, stream, task, k.shared);
+}
+
+int run_recurrent(const SsdScanParams& p, cudaStream_t stream) {
+  int lanes = 4, size = 0;
+  while (lanes < 32 && lanes * 4 < p.N) lanes *= 2;
+  for (const int elements : {4, 16, 32}) {
+    if (lanes * elements >= p.N) break;
+    ++size;
+  }
+  if (size == 3) return unsupported("N above 1024");
+  const int64_t rows = kRecurrentThreads / lanes * (4 >> size);
+  const int64_t tiles = (p.P + rows - 1) / rows;
+  return kRecurrent[p.dtype == DType::bf16][size].launch(
+      p.num_seqs * p.H * tiles, kRecurrentThreads, stream, {p, lanes, uint32_t(tiles)});
+}
+
+}  // namespace
+}  // namespace ww
+
+WW_EXPORT int64_t ww_ssd_scan_workspace(const ww::SsdScanParams* p) {
+  const ww::StreamKernel* k = ww::stream_kernel(*p);
+  ww::StreamPlan plan;
+  if (!k || ww::plan_stream(*p, *k, &plan) != cudaSuccess || plan.segments == 1) return 0;
+  return plan.state_bytes + plan.flag_bytes;
+}
+
+WW_EXPORT int ww_ssd_scan(const ww::SsdScanParams* p, void* stream) {
+  const auto s = static_cast<cudaStream_t>(stream);
+  if (p->num_seqs == 0 || p->H == 0 || p->P == 0) return cudaSuccess;
+  if (const ww::StreamKernel* k = ww::stream_kernel(*p)) return ww::run_stream(*p, *k, s);
+  return ww::run_recurrent(*p, s);
+}

@@ -1,0 +1,647 @@
+// SPDX-License-Identifier: Apache-2.0
+// The dual form on mma.sync, for sm_80 and later: a block streams the tokens of one row, head and
+// tile of P in chunks of 64, with the state in registers as the accumulator that it is.
+//
+//   Y  = exp(S)∘(C·stateᵀ) + (C·Bᵀ∘L∘dt)·X      S: cumulative sum of dt A in the chunk
+//   state = exp(S_last) state + Xᵀ·(w∘B)        L[i,j] = exp(S_i - S_j), w = exp(S_last - S) dt
+//
+// Four warps: each has 16 rows of Y, and a quarter of N of the state. x, B, C and dt are read once
+// and nothing else is written but y and the last state. Where rows and heads do not fill the card, a
+// row is cut into segments: a block first runs its segment for the state alone, adds what it gets
+// from the block before, hands the sum on and only then computes its outputs; x and B of a segment
+// are read a second time, mostly from L2.
+//
+// Exponents are in units of log 2. Their sums are made in fp64 and only differences are rounded,
+// against the first token of a block of 16, so strong decay loses nothing to cancellation.
+#pragma once
+
+#include "core/cuda/launch.h"
+#include "ssd_scan/ssd_sequences.cuh"
+
+namespace ww {
+
+struct StreamTask {
+  SsdScanParams p;
+  uint32_t tiles, units;   // tiles of P; rows x heads x tiles
+  uint32_t segments;       // of a row
+  int64_t segment_tokens;  // a multiple of 64
+  bool is_aligned;         // rows of x, B, C and z start on 16 bytes
+  float* states;           // (segments - 1, units) accumulators, if there are several segments
+  int32_t* ready;          // (segments - 1, units) flags, and a counter of the blocks that started
+};
+
+// Rows of kBytes in shared memory such that 16 bytes at one place of 8 neighbouring rows lie in
+// different banks: by exchanging the pieces of a row, or by an odd distance between rows.
+template <int kBytes>
+struct Rows {
+  static constexpr bool kSwizzled = kBytes % 128 == 0;
+  static constexpr int kStride = kSwizzled ? kBytes : (kBytes / 16 | 1) * 16;
+  __device__ static uint32_t place(uint32_t row, uint32_t piece) {
+    return row * kStride + (kSwizzled ? piece ^ row % 8 : piece) * 16;
+  }
+};
+
+template <int kP, int kN, int kBuffers>
+struct Stream {
+  static constexpr int kQ = 64, kWarps = 4, kThreads = 128;
+  static constexpr int kTilesP = kP / 16;       // of the state's rows
+  static constexpr int kColumns = kN / kWarps;  // of the state, a warp's
+  static constexpr int kTilesN = kColumns / 8;
+  using RowsX = Rows<kP * 2>;
+  using RowsN = Rows<kN * 2>;
+  static constexpr int kBytesX = kQ * RowsX::kStride, kBytesB = kQ * RowsN::kStride;
+  static constexpr int kBytesC = (kP > kQ ? kP : kQ) * RowsN::kStride;  // or of the state in bf16
+
+  struct Decays {     // of the tokens of a chunk; units of log 2
+    float local[kQ];  // sum since the start of the token's block of 16
+    float step[kQ];   // dt
+    float in[kQ];     // exp(S)
+    float out[kQ];    // exp(S_last - S) dt
+    double start[kQ / 16], last;
+  };
+  struct Small {
+    Decays decays[2];
+    float D[kP];
+    float partial[kWarps][kP];
+    uint32_t ticket;
+  };
+  static constexpr int kSharedBytes = kBuffers * (kBytesX + kBytesB) + kBytesC + int(sizeof(Small));
+
+  struct Chunk {
+    int64_t t;
+    int length;  // 0: there is no more
+    bool fresh;  // a run starts here
+  };
+
+  const SsdScanParams& p;
+  Small& small;
+  uint32_t memory;  // X, B; then C
+  int64_t b, h, g, p0, row_end;
+  int lane, warp;
+  bool is_aligned;
+  bool has_state;  // it may be other than zero
+  float A;         // times log2(e)
+  float state[kTilesP][kTilesN][4];
+
+  __device__ uint32_t x_at(int buffer) const {
+    return memory + uint32_t(buffer % kBuffers) * (kBytesX + kBytesB);
+  }
+  __device__ uint32_t b_at(int buffer) const { return x_at(buffer) + kBytesX; }
+  __device__ uint32_t c_at() const { return memory + kBuffers * (kBytesX + kBytesB); }
+
+  // --- Chunks and copies ---
+
+  __device__ Chunk plan(int64_t t, int64_t end) const {
+    if (t >= end) return {t, 0, false};
+    int length = end - t < kQ ? int(end - t) : kQ;
+    if (p.seq_idx) {
+      const int32_t* idx = p.seq_idx + b * p.seq_idx_stride_b + t;
+#pragma unroll
+      for (int half = 1; half >= 0; --half) {  // the first change wins
+        const int i = lane + half * 32;
+        const uint32_t changes = __ballot_sync(~0u, i > 0 && i < length && idx[i] != idx[i - 1]);
+        if (changes) length = half * 32 + __ffs(changes) - 1;
+      }
+    }
+    return {t, length, starts_run(p, b, t)};
+  }
+
+  // Rows of a chunk, kWidth elements each, of which `width` exist; the rest is zero.
+  template <typename R, int kWidth>
+  __device__ void copy_rows(uint32_t to, const void* base, int64_t first, int64_t stride,
+                            int64_t width, int length) const {
+    constexpr int kPieces = kWidth / 8;
+    const bf16_t* source = static_cast<const bf16_t*>(base) + first;
+#pragma unroll
+    for (int i = 0; i < kQ * kPieces / kThreads; ++i) {
+      const int at = threadIdx.x + i * kThreads, row = at / kPieces, piece = at % kPieces;
+      const bool exists = row < length && piece * 8 < width;
+      const bf16_t* from = source + row * stride + piece * 8;
+      if (is_aligned) {
+        ptx::cp_async(to + R::place(row, piece), exists ? from : source, exists ? 16 : 0);
+      } else {
+        union {
+          uint4 words = {};
+          bf16_t element[8];
+        } eight;
+        for (int j = 0; exists && j < 8; ++j) eight.element[j] = from[j];
+        ptx::store_shared(to + R::place(row, piece), eight.words);
+      }
+    }
+  }
+  __device__ void copy_xb(const Chunk& c, int buffer) const {
+    copy_rows<RowsX, kP>(x_at(buffer), p.x,
+                         b * p.x_stride_b + c.t * p.x_stride_t + h * p.x_stride_h + p0,
+                         p.x_stride_t, p.P - p0, c.length);
+    copy_rows<RowsN, kN>(b_at(buffer), p.B_,
+                         b * p.B_stride_b + c.t * p.B_stride_t + g * p.B_stride_g, p.B_stride_t,
+                         p.N, c.length);
+  }
+  __device__ void copy_c(const Chunk& c) const {
+    copy_rows<RowsN, kN>(c_at(), p.C, b * p.C_stride_b + c.t * p.C_stride_t + g * p.C_stride_g,
+                         p.C_stride_t, p.N, c.length);
+  }
+
+  // A warp's work: two tokens a lane.
+  __device__ float2 load_steps(const Chunk& c) const {
+    float2 v{0.f, 0.f};
+    if (2 * lane < c.length) v.x = step_of(p, b, c.t + 2 * lane, h);
+    if (2 * lane + 1 < c.length) v.y = step_of(p, b, c.t + 2 * lane + 1, h);
+    return v;
+  }
+  __device__ void store_decays(float2 step, Decays& d) const {
+    const double first = double(step.x) * A, both = first + double(step.y) * A;
+    double sum = both;  // up to and with this lane
+#pragma unroll
+    for (int away = 1; away < 32; away *= 2) {
+      const double other = __shfl_up_sync(~0u, sum, away);
+      if (lane >= away) sum += other;
+    }
+    const double last = __shfl_sync(~0u, sum, 31);
+    double before = __shfl_up_sync(~0u, sum, 1);
+    if (lane == 0) before = 0.0;
+    const double start = __shfl_sync(~0u, before, lane / 8 * 8);
+    const double sums[2] = {before + first, sum};
+    const float steps[2] = {step.x, step.y};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int j = 2 * lane + i;
+      d.local[j] = float(sums[i] - start);
+      d.step[j] = steps[i];
+      d.in[j] = ptx::ex2_approx(float(sums[i]));
+      d.out[j] = ptx::ex2_approx(float(last - sums[i])) * steps[i];
+    }
+    if (lane % 8 == 0) d.start[lane / 8] = start;
+    if (lane == 0) d.last = last;
+  }
+
+  // --- Products of a chunk ---
+
+  // The fragments of this warp's 16 rows of C.
+  __device__ void load_c(uint32_t (&c)[kN / 16][4]) const {
+#pragma unroll
+    for (int k = 0; k < kN / 16; ++k)
+      ptx::ldmatrix(c[k], c_at() + RowsN::place(warp * 16 + lane % 16, k * 2 + lane / 16));
+  }
+  // 16 rows of a matrix with N along its rows, as two tiles of the second operand.
+  __device__ void load_second(uint32_t (&f)[4], uint32_t from, int row, int k) const {
+    ptx::ldmatrix(f, from + RowsN::place(row + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
+  }
+
+  // C·Bᵀ, the tiles on and below the diagonal.
+  __device__ void scores(const uint32_t (&c)[kN / 16][4], int buffer, float (&s)[8][4]) const {
+#pragma unroll
+    for (int u = 0; u < 4; ++u) {
+      if (u > warp) break;
+#pragma unroll
+      for (int k = 0; k < kN / 16; ++k) {
+        uint32_t f[4];
+        load_second(f, b_at(buffer), u * 16, k);
+        ptx::mma_bf16(s[2 * u], c[k], f[0], f[1]);
+        ptx::mma_bf16(s[2 * u + 1], c[k], f[2], f[3]);
+      }
+    }
+  }
+
+  // The state in bf16, rows of N, where C was.
+  __device__ void store_state() const {
+#pragma unroll
+    for (int m = 0; m < kTilesP; ++m)
+#pragma unroll
+      for (int n = 0; n < kTilesN; ++n)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const uint32_t row = m * 16 + half * 8 + lane / 4, piece = warp * kTilesN + n;
+          ptx::store_shared(c_at() + RowsN::place(row, piece) + lane % 4 * 4,
+                            narrow_word<bf16_t>(state[m][n][2 * half], state[m][n][2 * half + 1]));
+        }
+  }
+
+  // y = exp(S)∘(C·stateᵀ)
+  __device__ void from_state(const uint32_t (&c)[kN / 16][4], const Decays& d,
+                             float (&y)[kP / 8][4]) const {
+#pragma unroll
+    for (int k = 0; k < kN / 16; ++k)
+#pragma unroll
+      for (int n = 0; n < kP / 16; ++n) {
+        uint32_t f[4];
+        load_second(f, c_at(), n * 16, k);
+        ptx::mma_bf16(y[2 * n], c[k], f[0], f[1]);
+        ptx::mma_bf16(y[2 * n + 1], c[k], f[2], f[3]);
+      }
+    const float low = d.in[warp * 16 + lane / 4], high = d.in[warp * 16 + lane / 4 + 8];
+#pragma unroll
+    for (int n = 0; n < kP / 8; ++n)
+      y[n][0] *= low, y[n][1] *= low, y[n][2] *= high, y[n][3] *= high;
+  }
+
+  // y += (scores∘L∘dt)·X
+  __device__ void from_chunk(const float (&s)[8][4], const Decays& d, int buffer,
+                             float (&y)[kP / 8][4]) const {
+    const int quad = lane % 4, row = lane / 4;
+#pragma unroll
+    for (int u = 0; u < 4; ++u) {
+      if (u > warp) break;
+      const float apart = float(d.start[warp] - d.start[u]);
+      const float low = d.local[warp * 16 + row] + apart,
+                  high = d.local[warp * 16 + row + 8] + apart;
+      uint32_t m[4];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int j = u * 16 + half * 8 + quad * 2;
+        const float2 decay = *reinterpret_cast<const float2*>(&d.local[j]);
+        const float2 step = *reinterpret_cast<const float2*>(&d.step[j]);
+        const float (&v)[4] = s[2 * u + half];
+        float w[4] = {v[0] * (ptx::ex2_approx(low - decay.x) * step.x),
+                      v[1] * (ptx::ex2_approx(low - decay.y) * step.y),
+                      v[2] * (ptx::ex2_approx(high - decay.x) * step.x),
+                      v[3] * (ptx::ex2_approx(high - decay.y) * step.y)};
+        if (u == warp) {  // later tokens, whose decay may be infinite
+          const int column = half * 8 + quad * 2;
+          w[0] = column > row ? 0.f : w[0], w[1] = column + 1 > row ? 0.f : w[1];
+          w[2] = column > row + 8 ? 0.f : w[2], w[3] = column + 1 > row + 8 ? 0.f : w[3];
+        }
+        m[2 * half] = narrow_word<bf16_t>(w[0], w[1]);
+        m[2 * half + 1] = narrow_word<bf16_t>(w[2], w[3]);
+      }
+#pragma unroll
+      for (int n = 0; n < kP / 16; ++n) {
+        uint32_t f[4];
+        ptx::ldmatrix_transposed(
+            f, x_at(buffer) + RowsX::place(u * 16 + lane % 16, n * 2 + lane / 16));
+        ptx::mma_bf16(y[2 * n], m, f[0], f[1]);
+        ptx::mma_bf16(y[2 * n + 1], m, f[2], f[3]);
+      }
+    }
+  }
+
+  __device__ static uint32_t scaled(uint32_t pair, float2 by) {
+    float v[2];
+    widen_word<bf16_t>(pair, v);
+    return narrow_word<bf16_t>(v[0] * by.x, v[1] * by.y);
+  }
+
+  // state = exp(S_last) state + Xᵀ·(w∘B)
+  __device__ void advance(const Decays& d, int buffer) {
+    const float decay = ptx::ex2_approx(float(d.last));
+#pragma unroll
+    for (int m = 0; m < kTilesP; ++m)
+#pragma unroll
+      for (int n = 0; n < kTilesN; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) state[m][n][i] *= decay;
+#pragma unroll
+    for (int k = 0; k < kQ / 16; ++k) {
+      const float2 low = *reinterpret_cast<const float2*>(&d.out[k * 16 + lane % 4 * 2]);
+      const float2 high = *reinterpret_cast<const float2*>(&d.out[k * 16 + lane % 4 * 2 + 8]);
+      uint32_t x[kTilesP][4];
+#pragma unroll
+      for (int m = 0; m < kTilesP; ++m)
+        ptx::ldmatrix_transposed(
+            x[m],
+            x_at(buffer) + RowsX::place(k * 16 + lane / 16 * 8 + lane % 8, m * 2 + lane / 8 % 2));
+#pragma unroll
+      for (int n = 0; n < kTilesN / 2; ++n) {
+        uint32_t f[4];
+        ptx::ldmatrix_transposed(
+            f, b_at(buffer) + RowsN::place(k * 16 + lane % 16, warp * kTilesN + n * 2 + lane / 16));
+        f[0] = scaled(f[0], low), f[1] = scaled(f[1], high);
+        f[2] = scaled(f[2], low), f[3] = scaled(f[3], high);
+#pragma unroll
+        for (int m = 0; m < kTilesP; ++m) {
+          ptx::mma_bf16(state[m][2 * n], x[m], f[0], f[1]);
+          ptx::mma_bf16(state[m][2 * n + 1], x[m], f[2], f[3]);
+        }
+      }
+    }
+  }
+
+  // --- Outputs ---
+
+  // Neighbouring lanes exchange halves of two tiles, so that each has 4 columns of one: 8 bytes.
+  __device__ uint32_t exchange(uint32_t of_odd, uint32_t of_even) const {
+    return __shfl_xor_sync(~0u, lane % 2 ? of_odd : of_even, 1);
+  }
+
+  __device__ void store_outputs(const Chunk& c, int buffer, float (&y)[kP / 8][4]) const {
+    const int quad = lane % 4;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int token = warp * 16 + half * 8 + lane / 4;
+      const bool exists = token < c.length;
+      const int64_t t = c.t + token;
+      bf16_t* out = static_cast<bf16_t*>(p.out) + ((b * p.T + t) * p.H + h) * p.P + p0;
+      const bf16_t* z = static_cast<const bf16_t*>(p.z) + b * p.z_stride_b + t * p.z_stride_t +
+                        h * p.z_stride_h + p0;
+#pragma unroll
+      for (int n = 0; n < kP / 16; ++n) {
+        float v[2][2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          v[i][0] = y[2 * n + i][2 * half], v[i][1] = y[2 * n + i][2 * half + 1];
+          if (p.D) {
+            float x[2];
+            const uint32_t at = x_at(buffer) + RowsX::place(token, 2 * n + i) + uint32_t(quad) * 4;
+            widen_word<bf16_t>(ptx::load_shared(at), x);
+            const float2 D = *reinterpret_cast<const float2*>(&small.D[n * 16 + i * 8 + quad * 2]);
+            v[i][0] = fmaf(D.x, x[0], v[i][0]), v[i][1] = fmaf(D.y, x[1], v[i][1]);
+          }
+        }
+        const int column = n * 16 + (lane % 2 ? 8 + (quad - 1) * 2 : quad * 2);
+        const bool inside = exists && p0 + column < p.P;
+        if (p.z) {
+          uint2 gate{};
+          if (inside && is_aligned) gate = *reinterpret_cast<const uint2*>(z + column);
+          if (inside && !is_aligned)
+            gate = {z[column].bits | uint32_t(z[column + 1].bits) << 16,
+                    z[column + 2].bits | uint32_t(z[column + 3].bits) << 16};
+          const uint32_t other = exchange(gate.x, gate.y);
+          const uint32_t gates[2] = {lane % 2 ? other : gate.x, lane % 2 ? gate.y : other};
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            float w[2];
+            widen_word<bf16_t>(gates[i], w);
+            v[i][0] *= silu<bf16_t>(w[0]), v[i][1] *= silu<bf16_t>(w[1]);
+          }
+        }
+        const uint32_t even = narrow_word<bf16_t>(v[0][0], v[0][1]);
+        const uint32_t odd = narrow_word<bf16_t>(v[1][0], v[1][1]);
+        const uint32_t other = exchange(even, odd);
+        const uint2 four = lane % 2 ? uint2{other, odd} : uint2{even, other};
+        if (inside) *reinterpret_cast<uint2*>(out + column) = four;
+      }
+    }
+  }
+
+  // The recurrence, token by token: a chunk with an infinity or a NaN, which masked products would
+  // carry to earlier tokens. C is read from global memory, its place is taken.
+  template <bool kOutputs>
+  __device__ void recur(const Chunk& c, const Decays& d, int buffer) {
+    const int quad = lane % 4, row = lane / 4;
+    for (int i = 0; i < c.length; ++i) {
+      const float decay = exp2f(d.step[i] * A);
+      const int64_t t = c.t + i;
+      const bf16_t* cs =
+          static_cast<const bf16_t*>(p.C) + b * p.C_stride_b + t * p.C_stride_t + g * p.C_stride_g;
+#pragma unroll
+      for (int m = 0; m < kTilesP; ++m) {
+        float in[2], sum[2] = {};
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int column = m * 16 + half * 8 + row;
+          float x[2];
+          widen_word<bf16_t>(
+              ptx::load_shared(x_at(buffer) + RowsX::place(i, column / 8) + column % 8 / 2 * 4), x);
+          in[half] = d.step[i] * x[column % 2];
+        }
+#pragma unroll
+        for (int n = 0; n < kTilesN; ++n) {
+          const int column = (warp * kTilesN + n) * 8 + quad * 2;
+          float B[2], C[2] = {};
+          widen_word<bf16_t>(
+              ptx::load_shared(b_at(buffer) + RowsN::place(i, warp * kTilesN + n) + quad * 4), B);
+          if (kOutputs && column < p.N) C[0] = widen(cs[column]), C[1] = widen(cs[column + 1]);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            float& s = state[m][n][k];
+            s = fmaf(in[k / 2], B[k % 2], s * decay);
+            if (column < p.N) sum[k / 2] = fmaf(s, C[k % 2], sum[k / 2]);
+          }
+        }
+        if constexpr (kOutputs) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const float all = lane_sum<4>(sum[half]);
+            if (quad == 0) small.partial[warp][m * 16 + half * 8 + row] = all;
+          }
+        }
+      }
+      if constexpr (kOutputs) {
+        __syncthreads();
+        const int column = threadIdx.x;
+        if (column < kP && p0 + column < p.P) {
+          float y = 0.f;
+          for (int w = 0; w < kWarps; ++w) y += small.partial[w][column];
+          const auto element = [&](const void* base, int64_t at) {
+            return widen(static_cast<const bf16_t*>(base)[at + p0 + column]);
+          };
+          if (p.D)
+            y = fmaf(small.D[column],
+                     element(p.x, b * p.x_stride_b + t * p.x_stride_t + h * p.x_stride_h), y);
+          if (p.z)
+            y *= silu<float>(element(p.z, b * p.z_stride_b + t * p.z_stride_t + h * p.z_stride_h));
+          static_cast<bf16_t*>(p.out)[((b * p.T + t) * p.H + h) * p.P + p0 + column] =
+              narrow<bf16_t, 1>(&y);
+        }
+        __syncthreads();
+      }
+    }
+  }
+
+  // --- A segment ---
+
+  // Runs the tokens [begin, end) through the state. Returns the decay of what it was before: the
+  // product of all, 0 if a run starts inside.
+  template <bool kOutputs>
+  __device__ float run(int64_t begin, int64_t end) {
+    double decay = 0.0;
+    bool kept = true;
+    Chunk now = plan(begin, end);
+    if (now.length) {
+      copy_xb(now, 0);
+      if (kOutputs) copy_c(now);
+      ptx::cp_async_commit();
+      if (warp == 0) store_decays(load_steps(now), small.decays[0]);
+    }
+    for (int turn = 0; now.length; ++turn) {
+      const Chunk next = plan(now.t + now.length, end);
+      const Decays& d = small.decays[turn % 2];
+      ptx::cp_async_wait<0>();
+      __syncthreads();  // the chunk is there
+      if (next.length && kBuffers > 1) {
+        copy_xb(next, turn + 1);
+        ptx::cp_async_commit();
+      }
+      const bool prepares = next.length && warp == (turn + 1) % kWarps;
+      float2 steps{};
+      if (prepares) steps = load_steps(next);
+      if (now.fresh) {
+        zero_state();
+        kept = has_state = false;
+      }
+      bool finite = isfinite(float(d.last));
+      if constexpr (kOutputs) {
+        float y[kP / 8][4] = {};
+        {
+          float s[8][4] = {};
+          uint32_t c[kN / 16][4];
+          load_c(c);
+          scores(c, turn, s);
+          if (has_state) {
+            __syncthreads();  // C is read
+            store_state();
+            __syncthreads();  // the state is written
+            from_state(c, d, y);
+          }
+          from_chunk(s, d, turn, y);
+        }
+        float poison = 0.f;
+#pragma unroll
+        for (int n = 0; n < kP / 8; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) poison = fmaf(y[n][i], 0.f, poison);
+        finite = !__syncthreads_or(poison != 0.f);  // and the place of C is free
+        if (next.length) {
+          copy_c(next);
+          ptx::cp_async_commit();
+        }
+        if (finite) store_outputs(now, turn, y);
+      }
+      if (finite)
+        advance(d, turn);
+      else
+        recur<kOutputs>(now, d, turn);
+      decay += d.last;
+      has_state = true;
+      if (prepares) store_decays(steps, small.decays[(turn + 1) % 2]);
+      if (next.length && kBuffers == 1) {
+        __syncthreads();  // X and B are read
+        copy_xb(next, 0);
+        ptx::cp_async_commit();
+      }
+      now = next;
+    }
+    __syncthreads();  // all is read: another run may start
+    return kept ? ptx::ex2_approx(float(decay)) : 0.f;
+  }
+
+  __device__ void zero_state() {
+#pragma unroll
+    for (int m = 0; m < kTilesP; ++m)
+#pragma unroll
+      for (int n = 0; n < kTilesN; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) state[m][n][i] = 0.f;
+  }
+
+  // f(two neighbouring elements of the state, their place in (P,N))
+  template <typename F>
+  __device__ void for_pairs(F&& f) {
+#pragma unroll
+    for (int m = 0; m < kTilesP; ++m)
+#pragma unroll
+      for (int n = 0; n < kTilesN; ++n)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int64_t row = p0 + m * 16 + half * 8 + lane / 4;
+          const int64_t column = (warp * kTilesN + n) * 8 + lane % 4 * 2;
+          if (row < p.P && column < p.N)
+            f(reinterpret_cast<float2&>(state[m][n][2 * half]), row * p.N + column);
+        }
+  }
+};
+
+template <int kP, int kN, int kBuffers>
+__global__ void __launch_bounds__(128) ssd_stream(const __grid_constant__ StreamTask task) {
+  using S = Stream<kP, kN, kBuffers>;
+  extern __shared__ __align__(128) uint8_t memory[];
+  const SsdScanParams& p = task.p;
+  typename S::Small& small =
+      *reinterpret_cast<typename S::Small*>(memory + S::kSharedBytes - sizeof(typename S::Small));
+  // Blocks that others wait for must have started before them, whatever order the card starts them
+  // in: so they take their work in the order in which they come.
+  uint32_t work = blockIdx.x;
+  if (task.segments > 1) {
+    if (threadIdx.x == 0)
+      small.ticket = atomicAdd(
+          reinterpret_cast<uint32_t*>(task.ready + int64_t(task.segments - 1) * task.units), 1u);
+    __syncthreads();
+    work = small.ticket;
+  }
+  const uint32_t segment = work / task.units, unit = work % task.units;
+  const uint32_t heads = uint32_t(p.H), row = unit / task.tiles / heads;
+  S s{p, small, ptx::shared_address(memory)};
+  s.h = unit / task.tiles % heads, s.g = uint32_t(s.h) / (heads / uint32_t(p.G));
+  s.p0 = int64_t(unit % task.tiles) * kP;
+  s.lane = threadIdx.x % 32, s.warp = threadIdx.x / 32;
+  s.A = p.A[s.h] * 1.44269504f;
+  const TokenRow tokens = token_row(p, row);
+  s.b = tokens.batch;
+  s.is_aligned = task.is_aligned;
+  for (int i = threadIdx.x; i < kP; i += S::kThreads)
+    small.D[i] = p.D && s.p0 + i < p.P ? p.D[s.h * p.D_stride_h + (s.p0 + i) * p.D_stride_p] : 0.f;
+  const int64_t begin = tokens.begin + segment * task.segment_tokens;
+  const bool is_last = segment + 1 == task.segments;
+  const int64_t end = is_last || begin + task.segment_tokens > tokens.end
+                          ? tokens.end
+                          : begin + task.segment_tokens;
+  const int64_t states = (int64_t(row) * p.H + s.h) * p.P * p.N;
+
+  const auto set_initial = [&] {
+    s.zero_state();
+    if (p.initial_states)
+      s.for_pairs([&](float2& v, int64_t at) {
+        v = {p.initial_states[states + at], p.initial_states[states + at + 1]};
+      });
+  };
+  constexpr int kFours = S::kTilesP * S::kTilesN;  // of a thread, in a state that is handed on
+  float4* handed = reinterpret_cast<float4*>(task.states);
+  const auto place = [&](uint32_t of) {
+    return (int64_t(of) * task.units + unit) * kFours * S::kThreads + threadIdx.x;
+  };
+  const auto load_handed = [&](float4(&from)[kFours]) {
+    if (threadIdx.x == 0)
+      while (ptx::load_acquire(&task.ready[int64_t(segment - 1) * task.units + unit]) == 0) {
+      }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kFours; ++i) from[i] = handed[place(segment - 1) + i * S::kThreads];
+  };
+
+  if (!is_last) {
+    float decay;
+    if (segment == 0) {
+      set_initial();
+      s.has_state = p.initial_states;
+      s.template run<false>(begin, end);
+    } else {
+      s.zero_state();
+      s.has_state = false;
+      decay = s.template run<false>(begin, end);
+    }
+    float4* to = handed + place(segment);
+    float4 from[kFours];
+    if (segment > 0) load_handed(from);
+#pragma unroll
+    for (int i = 0; i < kFours; ++i) {
+      const float* local = s.state[i / S::kTilesN][i % S::kTilesN];
+      float4 sum{local[0], local[1], local[2], local[3]};
+      if (segment > 0 && decay != 0.f)
+        sum = {fmaf(decay, from[i].x, sum.x), fmaf(decay, from[i].y, sum.y),
+               fmaf(decay, from[i].z, sum.z), fmaf(decay, from[i].w, sum.w)};
+      to[i * S::kThreads] = sum;
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) ptx::store_release(&task.ready[int64_t(segment) * task.units + unit], 1);
+  }
+  if (segment == 0) {
+    set_initial();
+  } else {
+    float4 from[kFours];
+    load_handed(from);
+#pragma unroll
+    for (int i = 0; i < kFours; ++i) {
+      float* local = s.state[i / S::kTilesN][i % S::kTilesN];
+      local[0] = from[i].x, local[1] = from[i].y, local[2] = from[i].z, local[3] = from[i].w;
+    }
+  }
+  s.has_state = p.initial_states || segment > 0;
+  s.template run<true>(begin, end);
+  if (is_last && p.final_states)
+    s.for_pairs([&](float2& v, int64_t at) {
+      *reinterpret_cast<float2*>(p.final_states + states + at) = v;
+    });
+}
+
+}  // namespace ww
