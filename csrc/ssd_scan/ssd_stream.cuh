@@ -16,6 +16,7 @@
 #pragma once
 
 #include "core/cuda/launch.h"
+#include "core/cuda/repeat.cuh"
 #include "ssd_scan/ssd_sequences.cuh"
 
 namespace ww {
@@ -39,6 +40,14 @@ struct Rows {
   __device__ static uint32_t place(uint32_t row, uint32_t piece) {
     return row * kStride + (kSwizzled ? piece ^ row % 8 : piece) * 16;
   }
+  // The same as place(row + a multiple of 8, piece ^ kPiece) in two parts: what a lane computes from
+  // place(row, piece), and what is added to that as a constant.
+  template <int kPiece>
+  __device__ static uint32_t moved(uint32_t place) {
+    return kSwizzled ? place ^ kPiece * 16 : place;
+  }
+  template <int kRow, int kPiece>
+  static constexpr int kMore = kRow * kStride + (kSwizzled ? 0 : kPiece * 16);
 };
 
 template <int kP, int kN, int kBuffers>
@@ -52,12 +61,14 @@ struct Stream {
   static constexpr int kBytesX = kQ * RowsX::kStride, kBytesB = kQ * RowsN::kStride;
   static constexpr int kBytesC = (kP > kQ ? kP : kQ) * RowsN::kStride;  // or of the state in bf16
 
-  struct Decays {     // of the tokens of a chunk; units of log 2
-    float local[kQ];  // sum since the start of the token's block of 16
-    float step[kQ];   // dt
-    float in[kQ];     // exp(S)
-    float out[kQ];    // exp(S_last - S) dt
-    double start[kQ / 16], last;
+  struct Decays {                   // of the tokens of a chunk; units of log 2
+    float row[kQ];                  // sum since the start of the token's block of 16
+    float column[kQ];               // the same less log dt, so that exp(row - column) is L dt
+    float step[kQ];                 // dt
+    float in[kQ];                   // exp(S)
+    float out[kQ];                  // exp(S_last - S) dt
+    float apart[kQ / 16][kQ / 16];  // the sum between the starts of two blocks
+    double last;
   };
   struct Small {
     Decays decays[2];
@@ -75,19 +86,46 @@ struct Stream {
 
   const SsdScanParams& p;
   Small& small;
-  uint32_t memory;  // X, B; then C
-  int64_t b, h, g, p0, row_end;
+  uint32_t memory;              // X, B; then C
+  int64_t b, h, p0;
+  const bf16_t *x, *B, *C, *z;  // token 0 of the row, and of out
+  bf16_t* out;
   int lane, warp;
   bool is_aligned;
   bool has_state;  // it may be other than zero
   float A;         // times log2(e)
   float state[kTilesP][kTilesN][4];
 
+  __device__ Stream(const StreamTask& task, Small& small, uint32_t memory, int64_t b, int64_t h,
+                    int64_t p0)
+      : p(task.p), small(small), memory(memory), b(b), h(h), p0(p0) {
+    const int64_t g = uint32_t(h) / (uint32_t(p.H) / uint32_t(p.G));
+    x = static_cast<const bf16_t*>(p.x) + b * p.x_stride_b + h * p.x_stride_h + p0;
+    B = static_cast<const bf16_t*>(p.B_) + b * p.B_stride_b + g * p.B_stride_g;
+    C = static_cast<const bf16_t*>(p.C) + b * p.C_stride_b + g * p.C_stride_g;
+    z = static_cast<const bf16_t*>(p.z) + b * p.z_stride_b + h * p.z_stride_h + p0;
+    out = static_cast<bf16_t*>(p.out) + (b * p.T * p.H + h) * p.P + p0;
+    lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    is_aligned = task.is_aligned;
+    A = p.A[h] * 1.44269504f;
+  }
+
   __device__ uint32_t x_at(int buffer) const {
     return memory + uint32_t(buffer % kBuffers) * (kBytesX + kBytesB);
   }
   __device__ uint32_t b_at(int buffer) const { return x_at(buffer) + kBytesX; }
   __device__ uint32_t c_at() const { return memory + kBuffers * (kBytesX + kBytesB); }
+
+  // Where a lane's rows of ldmatrix start: matrices that follow each other down the rows and then
+  // along them, or along the rows and then down.
+  template <typename R>
+  __device__ uint32_t down() const {
+    return R::place(lane % 16, lane / 16);
+  }
+  template <typename R>
+  __device__ uint32_t along() const {
+    return R::place(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+  }
 
   // --- Chunks and copies ---
 
@@ -106,14 +144,25 @@ struct Stream {
     return {t, length, starts_run(p, b, t)};
   }
 
-  // Rows of a chunk, kWidth elements each, of which `width` exist; the rest is zero.
+  // Rows of a chunk from `source` on, kWidth elements each, of which `width` exist; the rest is zero.
   template <typename R, int kWidth>
-  __device__ void copy_rows(uint32_t to, const void* base, int64_t first, int64_t stride,
-                            int64_t width, int length) const {
-    constexpr int kPieces = kWidth / 8;
-    const bf16_t* source = static_cast<const bf16_t*>(base) + first;
-#pragma unroll
-    for (int i = 0; i < kQ * kPieces / kThreads; ++i) {
+  __device__ void copy_rows(uint32_t to, const bf16_t* source, int64_t stride, int64_t width,
+                            int length) const {
+    constexpr int kPieces = kWidth / 8, kCopies = kQ * kPieces / kThreads;
+    constexpr int kStep = kThreads / kPieces;  // rows
+    if (kThreads % kPieces == 0 && kStep % 8 == 0 && is_aligned && length == kQ &&
+        width >= kWidth) {
+      const int row = threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
+      const uint32_t first = to + R::place(row, piece);
+      const bf16_t* from = source + row * stride + piece * 8;
+      repeat<kCopies>([&](auto i) {
+        ptx::cp_async<decltype(i)::value * kStep * R::kStride>(first, from);
+        from += kStep * stride;
+      });
+      return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < kCopies; ++i) {
       const int at = threadIdx.x + i * kThreads, row = at / kPieces, piece = at % kPieces;
       const bool exists = row < length && piece * 8 < width;
       const bf16_t* from = source + row * stride + piece * 8;
@@ -130,16 +179,11 @@ struct Stream {
     }
   }
   __device__ void copy_xb(const Chunk& c, int buffer) const {
-    copy_rows<RowsX, kP>(x_at(buffer), p.x,
-                         b * p.x_stride_b + c.t * p.x_stride_t + h * p.x_stride_h + p0,
-                         p.x_stride_t, p.P - p0, c.length);
-    copy_rows<RowsN, kN>(b_at(buffer), p.B_,
-                         b * p.B_stride_b + c.t * p.B_stride_t + g * p.B_stride_g, p.B_stride_t,
-                         p.N, c.length);
+    copy_rows<RowsX, kP>(x_at(buffer), x + c.t * p.x_stride_t, p.x_stride_t, p.P - p0, c.length);
+    copy_rows<RowsN, kN>(b_at(buffer), B + c.t * p.B_stride_t, p.B_stride_t, p.N, c.length);
   }
   __device__ void copy_c(const Chunk& c) const {
-    copy_rows<RowsN, kN>(c_at(), p.C, b * p.C_stride_b + c.t * p.C_stride_t + g * p.C_stride_g,
-                         p.C_stride_t, p.N, c.length);
+    copy_rows<RowsN, kN>(c_at(), C + c.t * p.C_stride_t, p.C_stride_t, p.N, c.length);
   }
 
   // A warp's work: two tokens a lane.
@@ -166,12 +210,16 @@ struct Stream {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int j = 2 * lane + i;
-      d.local[j] = float(sums[i] - start);
+      d.row[j] = float(sums[i] - start);
+      // The log of a negative step is no number, and recur() takes the chunk.
+      d.column[j] = d.row[j] - log2f(steps[i]);
       d.step[j] = steps[i];
       d.in[j] = ptx::ex2_approx(float(sums[i]));
       d.out[j] = ptx::ex2_approx(float(last - sums[i])) * steps[i];
     }
-    if (lane % 8 == 0) d.start[lane / 8] = start;
+    const double row = __shfl_sync(~0u, start, lane / 4 * 8),
+                 column = __shfl_sync(~0u, start, lane % 4 * 8);
+    if (lane < 16) d.apart[lane / 4][lane % 4] = float(row - column);
     if (lane == 0) d.last = last;
   }
 
@@ -179,56 +227,67 @@ struct Stream {
 
   // The fragments of this warp's 16 rows of C.
   __device__ void load_c(uint32_t (&c)[kN / 16][4]) const {
-#pragma unroll
-    for (int k = 0; k < kN / 16; ++k)
-      ptx::ldmatrix(c[k], c_at() + RowsN::place(warp * 16 + lane % 16, k * 2 + lane / 16));
-  }
-  // 16 rows of a matrix with N along its rows, as two tiles of the second operand.
-  __device__ void load_second(uint32_t (&f)[4], uint32_t from, int row, int k) const {
-    ptx::ldmatrix(f, from + RowsN::place(row + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
+    const uint32_t first = down<RowsN>();
+    repeat<kN / 16>([&](auto k) {
+      constexpr int kPiece = 2 * decltype(k)::value;
+      ptx::ldmatrix<RowsN::template kMore<0, kPiece>>(
+          c[k], c_at() + warp * 16 * RowsN::kStride + RowsN::template moved<kPiece>(first));
+    });
   }
 
   // C·Bᵀ, the tiles on and below the diagonal.
   __device__ void scores(const uint32_t (&c)[kN / 16][4], int buffer, float (&s)[8][4]) const {
-#pragma unroll
-    for (int u = 0; u < 4; ++u) {
-      if (u > warp) break;
-#pragma unroll
-      for (int k = 0; k < kN / 16; ++k) {
+    const uint32_t first = along<RowsN>();
+    repeat<4>([&](auto u) {
+      if (u > warp) return;
+      repeat<kN / 16>([&](auto k) {
+        constexpr int kPiece = 2 * decltype(k)::value;
         uint32_t f[4];
-        load_second(f, b_at(buffer), u * 16, k);
-        ptx::mma_bf16(s[2 * u], c[k], f[0], f[1]);
-        ptx::mma_bf16(s[2 * u + 1], c[k], f[2], f[3]);
-      }
-    }
+        ptx::ldmatrix<RowsN::template kMore<16 * decltype(u)::value, kPiece>>(
+            f, b_at(buffer) + RowsN::template moved<kPiece>(first));
+        multiply<decltype(k)::value == 0>(s[2 * u], c[k], f[0], f[1]);
+        multiply<decltype(k)::value == 0>(s[2 * u + 1], c[k], f[2], f[3]);
+      });
+    });
+  }
+
+  template <bool kFirst>
+  __device__ static void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    if constexpr (kFirst)
+      ptx::mma_bf16_first(d, a, b0, b1);
+    else
+      ptx::mma_bf16(d, a, b0, b1);
   }
 
   // The state in bf16, rows of N, where C was.
   __device__ void store_state() const {
-#pragma unroll
-    for (int m = 0; m < kTilesP; ++m)
-#pragma unroll
-      for (int n = 0; n < kTilesN; ++n)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const uint32_t row = m * 16 + half * 8 + lane / 4, piece = warp * kTilesN + n;
-          ptx::store_shared(c_at() + RowsN::place(row, piece) + lane % 4 * 4,
-                            narrow_word<bf16_t>(state[m][n][2 * half], state[m][n][2 * half + 1]));
-        }
+    const uint32_t first = c_at() + RowsN::place(lane / 4, warp * kTilesN) + lane % 4 * 4;
+    repeat<kTilesN>([&](auto n) {
+      constexpr int kPiece = decltype(n)::value;
+      const uint32_t to = RowsN::template moved<kPiece>(first);
+      repeat<2 * kTilesP>([&](auto i) {
+        constexpr int kHalf = decltype(i)::value;
+        const float (&v)[4] = state[kHalf / 2][kPiece];
+        ptx::store_shared<RowsN::template kMore<8 * kHalf, kPiece>>(
+            to, narrow_word<bf16_t>(v[kHalf % 2 * 2], v[kHalf % 2 * 2 + 1]));
+      });
+    });
   }
 
   // y = exp(S)∘(C·stateᵀ)
   __device__ void from_state(const uint32_t (&c)[kN / 16][4], const Decays& d,
                              float (&y)[kP / 8][4]) const {
-#pragma unroll
-    for (int k = 0; k < kN / 16; ++k)
-#pragma unroll
-      for (int n = 0; n < kP / 16; ++n) {
+    const uint32_t first = along<RowsN>();
+    repeat<kN / 16>([&](auto k) {
+      constexpr int kPiece = 2 * decltype(k)::value;
+      repeat<kP / 16>([&](auto n) {
         uint32_t f[4];
-        load_second(f, c_at(), n * 16, k);
-        ptx::mma_bf16(y[2 * n], c[k], f[0], f[1]);
-        ptx::mma_bf16(y[2 * n + 1], c[k], f[2], f[3]);
-      }
+        ptx::ldmatrix<RowsN::template kMore<16 * decltype(n)::value, kPiece>>(
+            f, c_at() + RowsN::template moved<kPiece>(first));
+        multiply<decltype(k)::value == 0>(y[2 * n], c[k], f[0], f[1]);
+        multiply<decltype(k)::value == 0>(y[2 * n + 1], c[k], f[2], f[3]);
+      });
+    });
     const float low = d.in[warp * 16 + lane / 4], high = d.in[warp * 16 + lane / 4 + 8];
 #pragma unroll
     for (int n = 0; n < kP / 8; ++n)
@@ -239,23 +298,20 @@ struct Stream {
   __device__ void from_chunk(const float (&s)[8][4], const Decays& d, int buffer,
                              float (&y)[kP / 8][4]) const {
     const int quad = lane % 4, row = lane / 4;
-#pragma unroll
-    for (int u = 0; u < 4; ++u) {
-      if (u > warp) break;
-      const float apart = float(d.start[warp] - d.start[u]);
-      const float low = d.local[warp * 16 + row] + apart,
-                  high = d.local[warp * 16 + row + 8] + apart;
+    const uint32_t first = down<RowsX>();
+    const float of_row[2] = {d.row[warp * 16 + row], d.row[warp * 16 + row + 8]};
+    repeat<4>([&](auto u) {
+      if (u > warp) return;
+      const float apart = d.apart[warp][u], low = of_row[0] + apart, high = of_row[1] + apart;
       uint32_t m[4];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int j = u * 16 + half * 8 + quad * 2;
-        const float2 decay = *reinterpret_cast<const float2*>(&d.local[j]);
-        const float2 step = *reinterpret_cast<const float2*>(&d.step[j]);
+        const float2 decay =
+            *reinterpret_cast<const float2*>(&d.column[u * 16 + half * 8 + quad * 2]);
         const float (&v)[4] = s[2 * u + half];
-        float w[4] = {v[0] * (ptx::ex2_approx(low - decay.x) * step.x),
-                      v[1] * (ptx::ex2_approx(low - decay.y) * step.y),
-                      v[2] * (ptx::ex2_approx(high - decay.x) * step.x),
-                      v[3] * (ptx::ex2_approx(high - decay.y) * step.y)};
+        float w[4] = {v[0] * ptx::ex2_approx(low - decay.x), v[1] * ptx::ex2_approx(low - decay.y),
+                      v[2] * ptx::ex2_approx(high - decay.x),
+                      v[3] * ptx::ex2_approx(high - decay.y)};
         if (u == warp) {  // later tokens, whose decay may be infinite
           const int column = half * 8 + quad * 2;
           w[0] = column > row ? 0.f : w[0], w[1] = column + 1 > row ? 0.f : w[1];
@@ -264,15 +320,15 @@ struct Stream {
         m[2 * half] = narrow_word<bf16_t>(w[0], w[1]);
         m[2 * half + 1] = narrow_word<bf16_t>(w[2], w[3]);
       }
-#pragma unroll
-      for (int n = 0; n < kP / 16; ++n) {
+      repeat<kP / 16>([&](auto n) {
+        constexpr int kPiece = 2 * decltype(n)::value;
         uint32_t f[4];
-        ptx::ldmatrix_transposed(
-            f, x_at(buffer) + RowsX::place(u * 16 + lane % 16, n * 2 + lane / 16));
+        ptx::ldmatrix_transposed<RowsX::template kMore<16 * decltype(u)::value, kPiece>>(
+            f, x_at(buffer) + RowsX::template moved<kPiece>(first));
         ptx::mma_bf16(y[2 * n], m, f[0], f[1]);
         ptx::mma_bf16(y[2 * n + 1], m, f[2], f[3]);
-      }
-    }
+      });
+    });
   }
 
   __device__ static uint32_t scaled(uint32_t pair, float2 by) {
@@ -290,21 +346,23 @@ struct Stream {
       for (int n = 0; n < kTilesN; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) state[m][n][i] *= decay;
-#pragma unroll
-    for (int k = 0; k < kQ / 16; ++k) {
-      const float2 low = *reinterpret_cast<const float2*>(&d.out[k * 16 + lane % 4 * 2]);
-      const float2 high = *reinterpret_cast<const float2*>(&d.out[k * 16 + lane % 4 * 2 + 8]);
+    const uint32_t first_x = along<RowsX>();
+    const uint32_t first_b = RowsN::place(lane % 16, warp * kTilesN + lane / 16);
+    repeat<kQ / 16>([&](auto k) {
+      constexpr int kToken = 16 * decltype(k)::value;
+      const float2 low = *reinterpret_cast<const float2*>(&d.out[kToken + lane % 4 * 2]);
+      const float2 high = *reinterpret_cast<const float2*>(&d.out[kToken + lane % 4 * 2 + 8]);
       uint32_t x[kTilesP][4];
-#pragma unroll
-      for (int m = 0; m < kTilesP; ++m)
-        ptx::ldmatrix_transposed(
-            x[m],
-            x_at(buffer) + RowsX::place(k * 16 + lane / 16 * 8 + lane % 8, m * 2 + lane / 8 % 2));
-#pragma unroll
-      for (int n = 0; n < kTilesN / 2; ++n) {
+      repeat<kTilesP>([&](auto m) {
+        constexpr int kPiece = 2 * decltype(m)::value;
+        ptx::ldmatrix_transposed<RowsX::template kMore<kToken, kPiece>>(
+            x[m], x_at(buffer) + RowsX::template moved<kPiece>(first_x));
+      });
+      repeat<kTilesN / 2>([&](auto n) {
+        constexpr int kPiece = 2 * decltype(n)::value;
         uint32_t f[4];
-        ptx::ldmatrix_transposed(
-            f, b_at(buffer) + RowsN::place(k * 16 + lane % 16, warp * kTilesN + n * 2 + lane / 16));
+        ptx::ldmatrix_transposed<RowsN::template kMore<kToken, kPiece>>(
+            f, b_at(buffer) + RowsN::template moved<kPiece>(first_b));
         f[0] = scaled(f[0], low), f[1] = scaled(f[1], high);
         f[2] = scaled(f[2], low), f[3] = scaled(f[3], high);
 #pragma unroll
@@ -312,8 +370,8 @@ struct Stream {
           ptx::mma_bf16(state[m][2 * n], x[m], f[0], f[1]);
           ptx::mma_bf16(state[m][2 * n + 1], x[m], f[2], f[3]);
         }
-      }
-    }
+      });
+    });
   }
 
   // --- Outputs ---
@@ -323,54 +381,67 @@ struct Stream {
     return __shfl_xor_sync(~0u, lane % 2 ? of_odd : of_even, 1);
   }
 
-  __device__ void store_outputs(const Chunk& c, int buffer, float (&y)[kP / 8][4]) const {
-    const int quad = lane % 4;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int token = warp * 16 + half * 8 + lane / 4;
-      const bool exists = token < c.length;
-      const int64_t t = c.t + token;
-      bf16_t* out = static_cast<bf16_t*>(p.out) + ((b * p.T + t) * p.H + h) * p.P + p0;
-      const bf16_t* z = static_cast<const bf16_t*>(p.z) + b * p.z_stride_b + t * p.z_stride_t +
-                        h * p.z_stride_h + p0;
-#pragma unroll
-      for (int n = 0; n < kP / 16; ++n) {
-        float v[2][2];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          v[i][0] = y[2 * n + i][2 * half], v[i][1] = y[2 * n + i][2 * half + 1];
-          if (p.D) {
-            float x[2];
-            const uint32_t at = x_at(buffer) + RowsX::place(token, 2 * n + i) + uint32_t(quad) * 4;
-            widen_word<bf16_t>(ptx::load_shared(at), x);
-            const float2 D = *reinterpret_cast<const float2*>(&small.D[n * 16 + i * 8 + quad * 2]);
-            v[i][0] = fmaf(D.x, x[0], v[i][0]), v[i][1] = fmaf(D.y, x[1], v[i][1]);
-          }
-        }
-        const int column = n * 16 + (lane % 2 ? 8 + (quad - 1) * 2 : quad * 2);
-        const bool inside = exists && p0 + column < p.P;
-        if (p.z) {
-          uint2 gate{};
-          if (inside && is_aligned) gate = *reinterpret_cast<const uint2*>(z + column);
-          if (inside && !is_aligned)
-            gate = {z[column].bits | uint32_t(z[column + 1].bits) << 16,
-                    z[column + 2].bits | uint32_t(z[column + 3].bits) << 16};
-          const uint32_t other = exchange(gate.x, gate.y);
-          const uint32_t gates[2] = {lane % 2 ? other : gate.x, lane % 2 ? gate.y : other};
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            float w[2];
-            widen_word<bf16_t>(gates[i], w);
-            v[i][0] *= silu<bf16_t>(w[0]), v[i][1] *= silu<bf16_t>(w[1]);
-          }
-        }
-        const uint32_t even = narrow_word<bf16_t>(v[0][0], v[0][1]);
-        const uint32_t odd = narrow_word<bf16_t>(v[1][0], v[1][1]);
-        const uint32_t other = exchange(even, odd);
-        const uint2 four = lane % 2 ? uint2{other, odd} : uint2{even, other};
-        if (inside) *reinterpret_cast<uint2*>(out + column) = four;
-      }
-    }
+  // y += D x
+  __device__ void add_skip(int buffer, float (&y)[kP / 8][4]) const {
+    const uint32_t first = RowsX::place(warp * 16 + lane / 4, 0) + lane % 4 * 4;
+    repeat<kP / 8>([&](auto n) {
+      const float2 D = *reinterpret_cast<const float2*>(&small.D[n * 8 + lane % 4 * 2]);
+      repeat<2>([&](auto half) {
+        constexpr int kMore = RowsX::template kMore<8 * decltype(half)::value, decltype(n)::value>;
+        float x[2];
+        widen_word<bf16_t>(ptx::load_shared<kMore>(
+                               x_at(buffer) + RowsX::template moved<decltype(n)::value>(first)),
+                           x);
+        y[n][2 * half] = fmaf(D.x, x[0], y[n][2 * half]);
+        y[n][2 * half + 1] = fmaf(D.y, x[1], y[n][2 * half + 1]);
+      });
+    });
+  }
+
+  // f(tile n of two, row half, whether the lane's four columns exist), after the exchange.
+  template <typename F>
+  __device__ void for_fours(const Chunk& c, F&& f) const {
+    const int token = warp * 16 + lane / 4, columns = p.P - p0 < kP ? int(p.P - p0) : kP;
+    repeat<2>([&](auto half) {
+      const int width = token + 8 * half < c.length ? columns - four() : 0;
+      repeat<kP / 16>([&](auto n) { f(n, half, n * 16 < width); });
+    });
+  }
+  // The first of the lane's columns in two tiles.
+  __device__ int four() const { return lane % 2 * 8 + lane % 4 / 2 * 4; }
+
+  // y *= silu(z)
+  __device__ void apply_gate(const Chunk& c, float (&y)[kP / 8][4]) const {
+    const bf16_t* gates = z + (c.t + warp * 16 + lane / 4) * p.z_stride_t + four();
+    for_fours(c, [&](auto n, auto half, bool exists) {
+      const bf16_t* from = gates + half * 8 * p.z_stride_t + n * 16;
+      uint2 gate{};
+      if (exists && is_aligned) gate = *reinterpret_cast<const uint2*>(from);
+      if (exists && !is_aligned)
+        gate = {from[0].bits | uint32_t(from[1].bits) << 16, from[2].bits | uint32_t(from[3].bits)
+                                                                                << 16};
+      const uint32_t other = exchange(gate.x, gate.y);
+      const uint32_t pairs[2] = {lane % 2 ? other : gate.x, lane % 2 ? gate.y : other};
+      repeat<2>([&](auto i) {
+        float w[2];
+        widen_word<bf16_t>(pairs[i], w);
+        float (&v)[4] = y[2 * n + i];
+        v[2 * half] *= silu<bf16_t>(w[0]), v[2 * half + 1] *= silu<bf16_t>(w[1]);
+      });
+    });
+  }
+
+  __device__ void store_outputs(const Chunk& c, const float (&y)[kP / 8][4]) const {
+    const int64_t step = p.H * p.P;
+    bf16_t* const low = out + (c.t + warp * 16 + lane / 4) * step + four();
+    bf16_t* const high = low + 8 * step;
+    for_fours(c, [&](auto n, auto half, bool exists) {
+      const uint32_t even = narrow_word<bf16_t>(y[2 * n][2 * half], y[2 * n][2 * half + 1]);
+      const uint32_t odd = narrow_word<bf16_t>(y[2 * n + 1][2 * half], y[2 * n + 1][2 * half + 1]);
+      const uint32_t other = exchange(even, odd);
+      const uint2 four = lane % 2 ? uint2{other, odd} : uint2{even, other};
+      if (exists) *reinterpret_cast<uint2*>((half ? high : low) + n * 16) = four;
+    });
   }
 
   // The recurrence, token by token: a chunk with an infinity or a NaN, which masked products would
@@ -381,31 +452,33 @@ struct Stream {
     for (int i = 0; i < c.length; ++i) {
       const float decay = exp2f(d.step[i] * A);
       const int64_t t = c.t + i;
-      const bf16_t* cs =
-          static_cast<const bf16_t*>(p.C) + b * p.C_stride_b + t * p.C_stride_t + g * p.C_stride_g;
+      const bf16_t* of_c = C + t * p.C_stride_t;
 #pragma unroll
       for (int m = 0; m < kTilesP; ++m) {
         float in[2], sum[2] = {};
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int column = m * 16 + half * 8 + row;
-          float x[2];
+          float pair[2];
           widen_word<bf16_t>(
-              ptx::load_shared(x_at(buffer) + RowsX::place(i, column / 8) + column % 8 / 2 * 4), x);
-          in[half] = d.step[i] * x[column % 2];
+              ptx::load_shared(x_at(buffer) + RowsX::place(i, column / 8) + column % 8 / 2 * 4),
+              pair);
+          in[half] = d.step[i] * pair[column % 2];
         }
 #pragma unroll
         for (int n = 0; n < kTilesN; ++n) {
           const int column = (warp * kTilesN + n) * 8 + quad * 2;
-          float B[2], C[2] = {};
+          float from_b[2], from_c[2] = {};
           widen_word<bf16_t>(
-              ptx::load_shared(b_at(buffer) + RowsN::place(i, warp * kTilesN + n) + quad * 4), B);
-          if (kOutputs && column < p.N) C[0] = widen(cs[column]), C[1] = widen(cs[column + 1]);
+              ptx::load_shared(b_at(buffer) + RowsN::place(i, warp * kTilesN + n) + quad * 4),
+              from_b);
+          if (kOutputs && column < p.N)
+            from_c[0] = widen(of_c[column]), from_c[1] = widen(of_c[column + 1]);
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             float& s = state[m][n][k];
-            s = fmaf(in[k / 2], B[k % 2], s * decay);
-            if (column < p.N) sum[k / 2] = fmaf(s, C[k % 2], sum[k / 2]);
+            s = fmaf(in[k / 2], from_b[k % 2], s * decay);
+            if (column < p.N) sum[k / 2] = fmaf(s, from_c[k % 2], sum[k / 2]);
           }
         }
         if constexpr (kOutputs) {
@@ -471,9 +544,9 @@ struct Stream {
       }
       bool finite = isfinite(float(d.last));
       if constexpr (kOutputs) {
-        float y[kP / 8][4] = {};
+        float y[kP / 8][4];
         {
-          float s[8][4] = {};
+          float s[8][4];
           uint32_t c[kN / 16][4];
           load_c(c);
           scores(c, turn, s);
@@ -482,6 +555,9 @@ struct Stream {
             store_state();
             __syncthreads();  // the state is written
             from_state(c, d, y);
+          } else {
+#pragma unroll
+            for (int n = 0; n < kP / 8; ++n) y[n][0] = y[n][1] = y[n][2] = y[n][3] = 0.f;
           }
           from_chunk(s, d, turn, y);
         }
@@ -495,7 +571,11 @@ struct Stream {
           copy_c(next);
           ptx::cp_async_commit();
         }
-        if (finite) store_outputs(now, turn, y);
+        if (finite) {
+          if (p.D) add_skip(turn, y);
+          if (p.z) apply_gate(now, y);
+          store_outputs(now, y);
+        }
       }
       if (finite)
         advance(d, turn);
@@ -560,14 +640,9 @@ __global__ void __launch_bounds__(128) ssd_stream(const __grid_constant__ Stream
   }
   const uint32_t segment = work / task.units, unit = work % task.units;
   const uint32_t heads = uint32_t(p.H), row = unit / task.tiles / heads;
-  S s{p, small, ptx::shared_address(memory)};
-  s.h = unit / task.tiles % heads, s.g = uint32_t(s.h) / (heads / uint32_t(p.G));
-  s.p0 = int64_t(unit % task.tiles) * kP;
-  s.lane = threadIdx.x % 32, s.warp = threadIdx.x / 32;
-  s.A = p.A[s.h] * 1.44269504f;
   const TokenRow tokens = token_row(p, row);
-  s.b = tokens.batch;
-  s.is_aligned = task.is_aligned;
+  S s(task, small, ptx::shared_address(memory), tokens.batch, unit / task.tiles % heads,
+      int64_t(unit % task.tiles) * kP);
   for (int i = threadIdx.x; i < kP; i += S::kThreads)
     small.D[i] = p.D && s.p0 + i < p.P ? p.D[s.h * p.D_stride_h + (s.p0 + i) * p.D_stride_p] : 0.f;
   const int64_t begin = tokens.begin + segment * task.segment_tokens;

@@ -30,12 +30,14 @@ __device__ inline void store_shared(uint32_t address, uint4 v) {
                : "memory");
 }
 
+template <int kOffset = 0>
 __device__ inline void store_shared(uint32_t address, uint32_t v) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
+  asm volatile("st.shared.b32 [%0 + %2], %1;" ::"r"(address), "r"(v), "n"(kOffset) : "memory");
 }
+template <int kOffset = 0>
 __device__ inline uint32_t load_shared(uint32_t address) {
   uint32_t v;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+  asm volatile("ld.shared.b32 %0, [%1 + %2];" : "=r"(v) : "r"(address), "n"(kOffset) : "memory");
   return v;
 }
 
@@ -43,6 +45,12 @@ __device__ inline uint32_t load_shared(uint32_t address) {
 __device__ inline void cp_async(uint32_t shared, const void* global, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
                "r"(bytes)
+               : "memory");
+}
+template <int kOffset>
+__device__ inline void cp_async(uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0 + %2], [%1], 16;" ::"r"(shared), "l"(global),
+               "n"(kOffset)
                : "memory");
 }
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -69,16 +77,18 @@ __device__ inline void store_release(int32_t* p, int32_t v) {
 // --- Matrices: fragments as in the PTX ISA, "Matrix Fragments for mma.m16n8k16" ---
 
 // Four 8x8 matrices of 16-bit elements; lane l names row l % 8 of matrix l / 8.
+template <int kOffset = 0>
 __device__ inline void ldmatrix(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4 + %5];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
+               : "r"(address), "n"(kOffset)
                : "memory");
 }
+template <int kOffset = 0>
 __device__ inline void ldmatrix_transposed(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4 + %5];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
+               : "r"(address), "n"(kOffset)
                : "memory");
 }
 
@@ -88,6 +98,15 @@ __device__ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t 
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// d = a b
+__device__ inline void mma_bf16_first(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                      uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%10, %10, %10, %10};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.f));
 }
 
 }  // namespace ww::ptx
