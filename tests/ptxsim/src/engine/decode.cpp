@@ -19,10 +19,12 @@ constexpr uint32_t round_up(uint32_t v, uint32_t to) { return (v + to - 1) / to 
 const std::unordered_map<std::string_view, DecodeFn>& opcode_table() {
   static const auto table = [] {
     std::unordered_map<std::string_view, DecodeFn> all;
-    for (auto part : {integer_opcodes(), float_opcodes(), logic_opcodes(), compare_opcodes(),
-                      control_opcodes(), memory_opcodes(), atomic_opcodes(), warp_opcodes(),
-                      barrier_opcodes(), mbarrier_opcodes(), async_opcodes(), tensor_opcodes(),
-                      wgmma_opcodes(), tma_opcodes(), cluster_launch_opcodes()})
+    for (auto part :
+         {integer_opcodes(),  carry_opcodes(),   bit_opcodes(),      float_opcodes(),
+          function_opcodes(), sign_opcodes(),    convert_opcodes(),  logic_opcodes(),
+          compare_opcodes(),  control_opcodes(), memory_opcodes(),   atomic_opcodes(),
+          warp_opcodes(),     barrier_opcodes(), mbarrier_opcodes(), async_opcodes(),
+          tensor_opcodes(),   wgmma_opcodes(),   tma_opcodes(),      cluster_launch_opcodes()})
       for (const DecodeEntry& entry : part) all.emplace(entry.opcode, entry.decode);
     return all;
   }();

@@ -103,7 +103,12 @@ struct DecodeEntry {
 };
 // One table for each file of opcodes/.
 std::initializer_list<DecodeEntry> integer_opcodes();
+std::initializer_list<DecodeEntry> carry_opcodes();
+std::initializer_list<DecodeEntry> bit_opcodes();
 std::initializer_list<DecodeEntry> float_opcodes();
+std::initializer_list<DecodeEntry> function_opcodes();
+std::initializer_list<DecodeEntry> sign_opcodes();
+std::initializer_list<DecodeEntry> convert_opcodes();
 std::initializer_list<DecodeEntry> logic_opcodes();
 std::initializer_list<DecodeEntry> compare_opcodes();
 std::initializer_list<DecodeEntry> control_opcodes();
