@@ -339,9 +339,9 @@ bool decode_clock(Decode& d, int bytes) {
 }
 
 void decode_mov(Decode& d) {
-  const Type type = d.mods.type({Type::pred, Type::b16, Type::b32, Type::b64, Type::b128, Type::u16,
-                                 Type::u32, Type::u64, Type::s16, Type::s32, Type::s64, Type::f16,
-                                 Type::f16x2, Type::bf16, Type::bf16x2, Type::f32, Type::f64});
+  const Type type =
+      d.mods.type({Type::pred, Type::b16, Type::b32, Type::b64, Type::b128, Type::u16, Type::u32,
+                   Type::u64, Type::s16, Type::s32, Type::s64, Type::f32, Type::f64});
   d.expect_operands(2, 2);
   d.op.kind = InstructionClass::move;
   if (type == Type::pred) {

@@ -37,6 +37,8 @@ def dtype(kind: str) -> Any:
     """What an array of a type is in numpy; packed types are unsigned."""
     if kind in FLOATS:
         return FLOATS[kind]
+    if bits_of(kind) == 128:
+        return np.dtype("V16")
     return np.dtype(f"{'i' if kind[0] == 's' and 'x' not in kind else 'u'}{bits_of(kind) // 8}")
 
 
@@ -72,6 +74,8 @@ def values(kind: str, position: int) -> Array:
             each = [np.roll(e, 7 * i) for i, e in enumerate(each)]
         return np.stack(each, -1).copy().view(f"u{bits_of(kind) // 8}").reshape(N)
     bits = bits_of(kind)
+    if bits == 128:
+        return rng.integers(0, 256, (N, 16), np.uint8).view("V16").reshape(N)
     raw = rng.integers(0, 256, (N, bits // 8), np.uint8).view(f"u{bits // 8}").reshape(N)
     if kind in FLOATS:  # every other one of a size that neither overflows nor vanishes
         wide = rng.normal(size=N) * 2.0 ** rng.integers(-6, 7, N)

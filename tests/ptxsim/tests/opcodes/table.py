@@ -163,7 +163,7 @@ def run(cases: Sequence[Case]) -> list[str]:
     memory = aligned(np.zeros(used, np.uint8))
     at = 0
     for array in arrays:
-        memory[at : at + array.nbytes] = array.view(np.uint8)
+        memory[at : at + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
         at += array.nbytes
     sim = simulator()
     sim.reset(DEVICE)

@@ -108,7 +108,7 @@ def moves() -> Iterator[Case]:
         items = ", ".join(["{}"] * count)
 
         def pack(*x: Array) -> Array:
-            return np.stack(x, -1).copy().reshape(-1)
+            return np.stack(x, -1).copy()
 
         def unpack(x: Array, part: str = part, count: int = count) -> tuple[Array, ...]:
             each = x.view(f"u{bits_of(part) // 8}").reshape(-1, count)
