@@ -20,11 +20,12 @@ const std::unordered_map<std::string_view, DecodeFn>& opcode_table() {
   static const auto table = [] {
     std::unordered_map<std::string_view, DecodeFn> all;
     for (auto part :
-         {integer_opcodes(),  carry_opcodes(),   bit_opcodes(),      float_opcodes(),
-          function_opcodes(), sign_opcodes(),    convert_opcodes(),  logic_opcodes(),
-          compare_opcodes(),  control_opcodes(), memory_opcodes(),   atomic_opcodes(),
-          warp_opcodes(),     barrier_opcodes(), mbarrier_opcodes(), async_opcodes(),
-          tensor_opcodes(),   wgmma_opcodes(),   tma_opcodes(),      cluster_launch_opcodes()})
+         {integer_opcodes(),  carry_opcodes(),         bit_opcodes(),      float_opcodes(),
+          function_opcodes(), sign_opcodes(),          convert_opcodes(),  logic_opcodes(),
+          compare_opcodes(),  control_opcodes(),       memory_opcodes(),   atomic_opcodes(),
+          warp_opcodes(),     barrier_opcodes(),       mbarrier_opcodes(), async_opcodes(),
+          tensor_opcodes(),   wgmma_opcodes(),         wmma_opcodes(),     stack_opcodes(),
+          tma_opcodes(),      cluster_launch_opcodes()})
       for (const DecodeEntry& entry : part) all.emplace(entry.opcode, entry.decode);
     return all;
   }();
@@ -152,7 +153,7 @@ uint32_t Decode::special(ptx::Special special, int bytes) {
     case ptx::Special::warp_sz: return constant(kLanes, bytes);
     default: break;
   }
-  const uint32_t slot = add_slot(bytes);
+  const uint32_t slot = add_slot(std::max(bytes, 1));  // 0 bytes: a predicate
   program.specials.push_back({special, slot, bytes});
   return slot;
 }
@@ -217,6 +218,10 @@ uint32_t Decode::out(const Operand& operand, int bytes) {
 
 uint32_t Decode::predicate_in(const Operand& operand, bool* negated) {
   if (!is_register(operand) || program.function->registers[operand.id].type != Type::pred) {
+    *negated = operand.negated;
+    if (operand.kind == Operand::Kind::special &&
+        ptx::Special(operand.id) == ptx::Special::is_explicit_cluster)
+      return special(ptx::Special::is_explicit_cluster, 0);
     if (operand.kind == Operand::Kind::integer) {  // nvcc writes true as -1
       *negated = false;
       const uint32_t slot = uint32_t(program.image.size());

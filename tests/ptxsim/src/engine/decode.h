@@ -120,10 +120,16 @@ std::initializer_list<DecodeEntry> mbarrier_opcodes();
 std::initializer_list<DecodeEntry> async_opcodes();
 std::initializer_list<DecodeEntry> tensor_opcodes();
 std::initializer_list<DecodeEntry> wgmma_opcodes();
+std::initializer_list<DecodeEntry> wmma_opcodes();
+std::initializer_list<DecodeEntry> stack_opcodes();
 std::initializer_list<DecodeEntry> tma_opcodes();
 std::initializer_list<DecodeEntry> cluster_launch_opcodes();
 
-void decode_bulk_tensor(Decode& d);  // cp.async.bulk.tensor and cp.reduce.async.bulk.tensor
+void decode_bulk(Decode& d);             // cp.async.bulk, behind these words
+void decode_bulk_reduction(Decode& d);
+void decode_async_store(Decode& d);      // st.async, behind these words
+void decode_async_reduction(Decode& d);  // red.async
+void decode_bulk_tensor(Decode& d);      // cp.async.bulk.tensor and cp.reduce.async.bulk.tensor
 void decode_tensor_prefetch(Decode& d);
 
 // Everything that a kernel may run, decoded together since they share the layout of shared memory.

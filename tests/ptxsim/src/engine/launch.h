@@ -98,6 +98,7 @@ bool merge_fragments(Warp& w);
 // The fragment to run next, or null if none can.
 Fragment* choose_fragment(Warp& w, Random& random);
 std::shared_ptr<Frame> make_frame(Warp& w, const Program& program, std::shared_ptr<Frame> caller);
+void reserve_local(Warp& w, uint32_t bytes);  // of each lane's stack
 // All lanes of `mask` that live stand at this instruction; otherwise the fragment has to wait.
 bool converged(Warp& w, uint32_t mask);
 

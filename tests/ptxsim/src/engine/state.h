@@ -46,6 +46,7 @@ struct Frame {
   std::vector<uint8_t>
       params;  // 32 lanes of the .param variables of the body and the formal parameters
   uint32_t local_base = 0;   // of its .local variables in each lane's stack
+  uint32_t local_top = 0;    // behind them and what alloca made
   std::shared_ptr<Frame> caller;
   uint32_t return_pc = 0;
   const Op* call = nullptr;  // that made it

@@ -169,6 +169,7 @@ Apply pick(AtomicOp what, const std::string& type) {
 
 void decode_atomic(Decode& d) {
   const bool returns = d.instruction.opcode == "atom";
+  if (!returns && d.mods.take("async")) return decode_async_reduction(d);
   AtomicForm& f = d.form<AtomicForm>();
   f.order = take_order(d);
   if (!f.order.is_strong) f.order.scope = Order::Scope::gpu;  // .relaxed.gpu is what no word means

@@ -236,8 +236,28 @@ void decode_wait(Decode& d, MbarrierForm& f, bool may_block) {
   d.op.run = run_wait;
 }
 
+// Of a token: what was pending before the arrival that returned it.
+void decode_pending_count(Decode& d) {
+  d.mods.type({Type::b64});
+  d.expect_operands(2, 2);
+  d.op.slot[0] = d.out(0, 4), d.op.slot[1] = d.in(1, 8);
+  d.op.run = [](Warp& w, const Op& op) {
+    const uint64_t* tokens = w.lanes<uint64_t>(op.slot[1]);
+    uint32_t wrong = 0;
+    for_active(w.mask, [&](int l) {
+      bool is_valid;
+      w.lanes<uint32_t>(op.slot[0])[l] = Mbarrier::load(tokens[l], &is_valid).pending;
+      wrong |= uint32_t(!is_valid) << l;
+    });
+    if (wrong)
+      fault(w, op, Report::Kind::barrier_misuse, wrong, "takes the token of an mbarrier's arrival");
+    return Flow::next;
+  };
+}
+
 void decode_mbarrier(Decode& d) {
   d.op.kind = InstructionClass::mbarrier;
+  if (d.mods.take("pending_count")) return decode_pending_count(d);
   MbarrierForm& f = d.form<MbarrierForm>();
   const int what = d.mods.require_one_of({"init", "inval", "arrive", "arrive_drop", "expect_tx",
                                           "complete_tx", "test_wait", "try_wait"});

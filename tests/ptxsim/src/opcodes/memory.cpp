@@ -191,6 +191,7 @@ InstructionClass class_of(SpaceKind space, bool load) {
 
 void decode_access(Decode& d) {
   const bool load = d.instruction.opcode != "st";
+  if (!load && d.mods.take("async")) return decode_async_store(d);
   MemoryForm& f = d.form<MemoryForm>();
   f.order = take_order(d);
   SpaceKind space = take_space(d);
@@ -268,22 +269,33 @@ void decode_cvta(Decode& d) {
     };
 }
 
+// Constants are global variables here, and their addresses such: only .const of a generic address
+// that cvta.const made cannot be told from .global.
 void decode_isspacep(Decode& d) {
+  const bool own = d.mods.peek() == "shared::cta";
   const SpaceKind space = take_space(d);
   d.expect_operands(2, 2);
   d.op.slot[0] = d.predicate_out(d.operand(0));
   d.op.slot[1] = d.in(1, 8);
   d.op.kind = InstructionClass::predicate;
-  d.op.immediate = int64_t(space);
+  uint64_t window = 0;
+  switch (space) {
+    case SpaceKind::shared: window = kSharedWindow; break;
+    case SpaceKind::local: window = kLocalWindow; break;
+    case SpaceKind::param_kernel: window = kParamWindow; break;
+    case SpaceKind::global: break;
+    default: d.fail("takes no such space");
+  }
+  d.op.immediate = int64_t(window);
+  d.op.slot[2] = own;
   d.op.run = [](Warp& w, const Op& op) {
     const uint64_t* a = w.lanes<uint64_t>(op.slot[1]);
+    const uint64_t window = uint64_t(op.immediate);
     write_predicate(w, op.slot[0], lane_mask([&](int l) {
-                      switch (SpaceKind(op.immediate)) {
-                        case SpaceKind::shared: return (a[l] & kSharedWindow) != 0;
-                        case SpaceKind::local: return (a[l] & kLocalWindow) != 0;
-                        case SpaceKind::param_kernel: return (a[l] & kParamWindow) != 0;
-                        default: return a[l] < kParamWindow;
-                      }
+                      if (window == 0) return a[l] < kParamWindow;
+                      const uint32_t rank = uint32_t(a[l] >> kBlockShift) & 0xff;
+                      if (op.slot[2] && rank && rank - 1 != w.block->rank) return false;
+                      return (a[l] & window) != 0;
                     }));
     return Flow::next;
   };

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // TMA: copies of boxes of a tensor that a tensor map describes (PTX ISA 9.7.9.27), and the
 // instructions that change tensor maps. One lane starts a copy; it runs through the async proxy.
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
@@ -11,7 +10,7 @@
 #include "engine/races.h"
 #include "engine/taint.h"
 #include "opcodes/mbarrier.h"
-#include "tensor/formats.h"
+#include "opcodes/reduce.h"
 #include "tensor/tma.h"
 
 namespace ptxsim {
@@ -19,8 +18,6 @@ namespace {
 
 using ptx::Operand;
 using ptx::Type;
-
-enum class Reduce : uint8_t { add, min, max, inc, dec, and_, or_, xor_, none };
 
 struct TmaForm {
   AddressForm map, shared, mbarrier;
@@ -40,46 +37,6 @@ TensorMap read_map(Warp& w, const Op& op, int lane, uint64_t address) {
     fault(w, op, Report::Kind::illegal_instruction, 1u << lane,
           "the bytes at this address are no tensor map");
   return *map;
-}
-
-// One element of a reduction, in the type of the map.
-void reduce_element(Reduce what, TensorType type, uint8_t* to, const uint8_t* from,
-                    uint32_t bytes) {
-  uint64_t a = 0, b = 0;
-  memcpy(&a, to, bytes), memcpy(&b, from, bytes);
-  auto floats = [&](Format format) {
-    const double x = decode(format, a), y = decode(format, b);
-    a = encode(format, what == Reduce::add   ? x + y
-                       : what == Reduce::min ? std::fmin(x, y)
-                                             : std::fmax(x, y));
-  };
-  if (type == TensorType::f16)
-    floats(Format::f16);
-  else if (type == TensorType::bf16)
-    floats(Format::bf16);
-  else if (type == TensorType::f32 || type == TensorType::f32_ftz)
-    floats(Format::f32);
-  else if (type == TensorType::f64)
-    floats(Format::f64);
-  else {
-    const bool is_signed = type == TensorType::s32 || type == TensorType::s64;
-    const int shift = 64 - 8 * int(bytes);
-    const auto wide = [&](uint64_t v) {
-      return is_signed ? int64_t(v << shift) >> shift : int64_t(v);
-    };
-    const bool less = is_signed ? wide(a) < wide(b) : a < b;
-    switch (what) {
-      case Reduce::add: a += b; break;
-      case Reduce::min: a = less ? a : b; break;
-      case Reduce::max: a = less ? b : a; break;
-      case Reduce::inc: a = a >= b ? 0 : a + 1; break;
-      case Reduce::dec: a = a == 0 || a > b ? b : a - 1; break;
-      case Reduce::and_: a &= b; break;
-      case Reduce::or_: a |= b; break;
-      default: a ^= b;
-    }
-  }
-  memcpy(to, &a, bytes);
 }
 
 struct TmaCopy {
@@ -141,7 +98,7 @@ void run_store_copy(const TmaCopy& c) {
       memcpy(to, from, s.bytes);
     else
       for (uint32_t b = 0; b + element <= s.bytes; b += element)
-        reduce_element(c.reduce, c.map.type, to + b, from + b, element);
+        reduce_element(c.reduce, c.map.type, to + b, from + b);
     c.allocations[i]->mark_written(s.global, s.bytes);
   }
 }
@@ -258,9 +215,7 @@ void decode_bulk_tensor(Decode& d) {
   d.mods.require_one_of({to == 2 ? "shared::cta" : "global"});
   f.is_load = to != 2;
   const bool reduces = d.instruction.modifiers[0] == "reduce";
-  if (reduces)
-    f.reduce =
-        Reduce(d.mods.require_one_of({"add", "min", "max", "inc", "dec", "and", "or", "xor"}));
+  if (reduces) f.reduce = take_reduction(d);
   if (d.mods.peek() == "im2col") d.fail("has .im2col, which is not simulated");
   f.gather = d.mods.take_one_of({"tile", "tile::gather4", "tile::scatter4"}) > 0;
   if (f.is_load) {
