@@ -43,7 +43,7 @@ def dtype(kind: str) -> Any:
 
 
 def element(kind: str) -> str:
-    """"f16" of "f16x2"."""
+    """ "f16" of "f16x2"."""
     return kind.partition("x")[0]
 
 
@@ -202,6 +202,8 @@ def halves(kind: str, f: Callable[..., Array], *operands: Array) -> Array:
     """f on each element of packed operands, packed again."""
     one = dtype(element(kind))
     count = bits_of(kind) // (8 * np.dtype(one).itemsize)
-    parts = [np.ascontiguousarray(x).view(one).reshape(-1, count // 8 * 8 or count) for x in operands]
+    parts = [
+        np.ascontiguousarray(x).view(one).reshape(-1, count // 8 * 8 or count) for x in operands
+    ]
     done = [f(*[p[:, i] for p in parts]) for i in range(parts[0].shape[1])]
     return np.stack(done, -1).astype(one).copy().view(f"u{bits_of(kind) // 8}").reshape(-1)

@@ -9,7 +9,16 @@ from functools import cache
 import numpy as np
 
 from ptxsim.tests.opcodes.assembler import accepted, agree_with_ptxas
-from ptxsim.tests.opcodes.numbers import FLOATS, SHAPES, Array, compute, dtype, element, flush, values
+from ptxsim.tests.opcodes.numbers import (
+    FLOATS,
+    SHAPES,
+    Array,
+    compute,
+    dtype,
+    element,
+    flush,
+    values,
+)
 from ptxsim.tests.opcodes.table import Case, Function, check, grammar, spell
 
 ROUNDINGS = ("", "rn", "rz", "rm", "rp")
@@ -60,7 +69,9 @@ def mixed() -> Iterator[Case]:
         def want(*x: Array, f: Function = f) -> Array:
             return f(*[v.astype(np.float32) for v in x])
 
-        yield Case(spell(op, mode, sat, "f32", kind), ("f32",), (kind,) * (count - 1) + ("f32",), want)
+        yield Case(
+            spell(op, mode, sat, "f32", kind), ("f32",), (kind,) * (count - 1) + ("f32",), want
+        )
 
 
 def divisions() -> Iterator[Case]:

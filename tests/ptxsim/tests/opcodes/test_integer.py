@@ -93,13 +93,15 @@ def carries() -> Iterator[Case]:
             carry_in = [v >> (bits - 1) if op.endswith("c") else 0 for v in before]
             total = [p - q - i if minus else p + q + i
                      for p, q, i in zip(x, y, carry_in, strict=True)]  # fmt: skip
-            out = [int(t < 0 or t > ones) for t in total] if cc else [v >> (bits - 1) for v in before]
+            out = (
+                [int(t < 0 or t > ones) for t in total] if cc else [v >> (bits - 1) for v in before]
+            )
             return wrap(np.array(total, object), kind), np.array(out, np.uint32)
 
         w = {16: "b32", 32: "b32", 64: "b64"}[bits][1:]
         reg = {"32": "r", "64": "d"}[w]
         # c + c carries where its highest bit is set.
-        text = (f"{{0}}, {{2}}, {{3}}; @on addc.u32 {{1}}, 0, 0")
+        text = f"{{0}}, {{2}}, {{3}}; @on addc.u32 {{1}}, 0, 0"
         yield Case(f"add.cc.u{w} {reg}18, {{4}}, {{4}}; @on {op}{'.cc' if cc else ''}.{kind}",
                    (kind, "u32"), (kind,) * 3, want, text)  # fmt: skip
 
@@ -178,7 +180,9 @@ def bits() -> Iterator[Case]:
         n = bits_of(kind)
         signed = kind[0] == "s"
         yield Case(f"popc.{kind}", ("u32",), (kind,), lanes("u32", lambda a: a.bit_count()))
-        yield Case(f"clz.{kind}", ("u32",), (kind,), lanes("u32", lambda a, n=n: n - a.bit_length()))
+        yield Case(
+            f"clz.{kind}", ("u32",), (kind,), lanes("u32", lambda a, n=n: n - a.bit_length())
+        )
         yield Case(f"brev.{kind}", (kind,), (kind,),
                    lanes(kind, lambda a, n=n: int(f"{a:0{n}b}"[::-1], 2)))  # fmt: skip
         yield Case(f"bfind.{kind}", ("u32",), (kind,), lanes("u32", lambda a, n=n: highest(a, n)))

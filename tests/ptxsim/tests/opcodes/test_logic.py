@@ -66,7 +66,9 @@ def shifts() -> Iterator[Case]:
             both = b << 32 | a
             return both << n >> 32 if side == "l" else both >> n
 
-        yield Case(spell("shf", side, mode, kind), (kind,), (kind, kind, "u32"), lanes(kind, funnel))
+        yield Case(
+            spell("shf", side, mode, kind), (kind,), (kind, kind, "u32"), lanes(kind, funnel)
+        )
 
 
 PICKS = {  # which byte comes to place i, for selector s: ISA table of prmt
@@ -101,7 +103,9 @@ def moves() -> Iterator[Case]:
         bits = f"b{bits_of(kind)}"
         yield Case(f"mov.{kind}", (bits,), (bits,), lambda a: a)
     for flip in ("", "!"):
-        yield Case("mov.pred", ("pred",), ("pred",), lambda a, f=flip: a ^ bool(f), f"{{}}, {flip}{{}}")
+        yield Case(
+            "mov.pred", ("pred",), ("pred",), lambda a, f=flip: a ^ bool(f), f"{{}}, {flip}{{}}"
+        )
     for whole, part in (("b32", "b16"), ("b64", "b32"), ("b64", "b16"), ("b128", "b64"),
                         ("b128", "b32")):  # fmt: skip
         count = bits_of(whole) // bits_of(part)
