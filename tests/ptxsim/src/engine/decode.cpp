@@ -70,6 +70,11 @@ std::string_view Modifiers::peek() const {
   return next_ < instruction_.modifiers.size() ? instruction_.modifiers[next_] : std::string_view();
 }
 
+bool Modifiers::has(std::string_view name) const {
+  const auto& all = instruction_.modifiers;
+  return std::find(all.begin(), all.end(), name) != all.end();
+}
+
 void Modifiers::done() const {
   if (next_ < instruction_.modifiers.size())
     fail("has modifier ." + std::string(peek()) + ", which is not supported there");

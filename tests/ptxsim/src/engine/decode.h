@@ -20,8 +20,9 @@ class Modifiers {
   int take_one_of(std::initializer_list<std::string_view> names);
   int require_one_of(std::initializer_list<std::string_view> names);
   ptx::Type type(std::initializer_list<ptx::Type> allowed);
-  std::string_view peek() const;  // the next one, "" at the end
-  void done() const;              // throws unless all are consumed
+  std::string_view peek() const;          // the next one, "" at the end
+  bool has(std::string_view name) const;  // anywhere
+  void done() const;                      // throws unless all are consumed
   [[noreturn]] void fail(const std::string& what) const;
 
  private:

@@ -59,16 +59,6 @@ SpaceKind take_space(Decode& d) {
   return SpaceKind::generic;
 }
 
-// Caches are not simulated: every access reaches memory, so what steers them changes nothing.
-void take_cache_hints(Decode& d) {
-  d.mods.take_one_of({"ca", "cg", "cs", "lu", "cv", "wb", "wt"});
-  d.mods.take_one_of({"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first",
-                      "L1::evict_last", "L1::no_allocate"});
-  d.mods.take_one_of({"L2::evict_normal", "L2::evict_first", "L2::evict_last"});
-  d.mods.take("L2::cache_hint");
-  d.mods.take_one_of({"L2::64B", "L2::128B", "L2::256B"});
-}
-
 Order take_order(Decode& d) {
   Order order;
   const int kind =
@@ -189,6 +179,42 @@ InstructionClass class_of(SpaceKind space, bool load) {
   }
 }
 
+// Caches are not simulated: every access reaches memory, so what steers them changes nothing.
+struct Hints { bool of_levels = false, of_l2 = false, coherent = true; };
+
+Hints take_hints(Decode& d, bool load) {
+  Hints h;
+  if (load ? d.mods.take_one_of({"ca", "cg", "cs", "lu", "cv"}) >= 0
+           : d.mods.take_one_of({"wb", "cg", "cs", "wt"}) >= 0)
+    return h;
+  h.coherent = !(load && d.mods.take("nc"));
+  const bool l1 = d.mods.take_one_of({"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first",
+                                      "L1::evict_last", "L1::no_allocate"}) >= 0;
+  h.of_l2 = d.mods.take_one_of({"L2::evict_normal", "L2::evict_first", "L2::evict_last"}) >= 0;
+  const bool policy = d.mods.take("L2::cache_hint");
+  const bool prefetch = load && d.mods.take_one_of({"L2::64B", "L2::128B", "L2::256B"}) >= 0;
+  h.of_levels = l1 || h.of_l2 || policy || prefetch;
+  return h;
+}
+
+void check_access(Decode& d, const MemoryForm& f, SpaceKind space, const Hints& hints, bool load) {
+  const bool is_global = space == SpaceKind::global, is_generic = space == SpaceKind::generic;
+  const uint32_t bytes = f.element * f.count;
+  const bool cached = d.instruction.opcode == "ldu";  // cached and read-only
+  if (bytes > 16 || (cached && f.count == 8))
+    if (bytes != 32 || f.element > 8 || !(is_global || is_generic) || cached)
+      d.fail("is wider than 16 bytes, as 32 bytes of .global may be");
+  if ((hints.of_levels && !is_global && !is_generic) || (!hints.coherent && !is_global) ||
+      (hints.of_l2 && bytes != 32))
+    d.fail("has a cache hint that this space or width does not take");
+  if (!f.order.is_strong) return;
+  const bool io = d.mods.has("mmio");
+  if (!is_global && !is_generic && (space != SpaceKind::shared || io))
+    d.fail("has an order that this space does not take");
+  if ((load ? f.order.releases : f.order.acquires) || cached)
+    d.fail("has an order that this opcode does not take");
+}
+
 void decode_access(Decode& d) {
   const bool load = d.instruction.opcode != "st";
   if (!load && d.mods.take("async")) return decode_async_store(d);
@@ -196,17 +222,16 @@ void decode_access(Decode& d) {
   f.order = take_order(d);
   SpaceKind space = take_space(d);
   if (!f.order.is_strong) f.order = take_order(d);  // ptxas takes the space first, too
-  d.mods.take("nc");
-  take_cache_hints(d);
-  if (load && d.mods.take("nc")) take_cache_hints(d);
+  const Hints hints = take_hints(d, load);
   d.mods.take("unified");
   const int vector = d.mods.take_one_of({"v2", "v4", "v8"});
   f.count = vector < 0 ? 1 : 2u << vector;
   const Type type = d.mods.type({Type::b8, Type::b16, Type::b32, Type::b64, Type::b128, Type::u8,
                                  Type::u16, Type::u32, Type::u64, Type::s8, Type::s16, Type::s32,
-                                 Type::s64, Type::f32, Type::f64, Type::f16, Type::bf16});
+                                 Type::s64, Type::f32, Type::f64});
   f.element = uint32_t(ptx::size_of(type));
   f.is_signed = type == Type::s8 || type == Type::s16 || type == Type::s32;
+  check_access(d, f, space, hints, load);
   d.expect_operands(2, 3);
   if (d.operands() == 3) d.in(2, 8);  // the cache policy
   const Operand &address = d.operand(load ? 1 : 0), &value = d.operand(load ? 0 : 1);
@@ -225,7 +250,6 @@ void decode_access(Decode& d) {
     f.sizes[i] = uint32_t(size);
     if (load && f.sizes[i] != f.sizes[0]) d.fail("takes registers of one size");
   }
-  if (f.element * f.count > 32) d.fail("is wider than 32 bytes");
   f.access.kind = load ? Access::Kind::read : Access::Kind::write;
   f.access.bytes = uint8_t(f.element * f.count);
   f.access.is_strong = f.order.is_strong;

@@ -18,15 +18,15 @@ void reduce_element(Reduce what, TensorType type, uint8_t* to, const uint8_t* fr
   memcpy(&a, to, bytes), memcpy(&b, from, bytes);
   auto floats = [&](Format format) {
     const double x = decode(format, a), y = decode(format, b);
-    a = encode(format, what == Reduce::add   ? x + y
-                       : what == Reduce::min ? std::fmin(x, y)
-                                             : std::fmax(x, y));
+    const bool first = y != y || (x == y ? std::signbit(x) : x < y) == (what == Reduce::min);
+    a = encode(format, what == Reduce::add ? x + y : x != x || !first ? y : x);
   };
   if (type == TensorType::f16)
     floats(Format::f16);
   else if (type == TensorType::bf16)
     floats(Format::bf16);
-  else if (type == TensorType::f32 || type == TensorType::f32_ftz)
+  else if (type == TensorType::f32 || type == TensorType::f32_ftz || type == TensorType::tf32 ||
+           type == TensorType::tf32_ftz)
     floats(Format::f32);
   else if (type == TensorType::f64)
     floats(Format::f64);

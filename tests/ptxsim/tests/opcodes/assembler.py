@@ -13,19 +13,15 @@ from ptxsim import build
 from ptxsim.driver import simulator
 from ptxsim.tests.opcodes.table import DECLARED, DEVICE, HEAD, TARGET, Case
 
-BEFORE = f".global .align 128 .b8 memory[4096];\n.visible .entry k() {{\n{DECLARED}\n"
-
-
-def _module(line: str) -> str:
-    return f"{HEAD}{BEFORE}{line}\nret; }}\n"
+BEFORE = f"{HEAD}.global .align 128 .b8 memory[4096];\n.visible .entry k() {{\n{DECLARED}\n"
 
 
 @cache
-def refusal(line: str) -> str:
+def refusal(line: str, head: str = BEFORE) -> str:
     """Why the simulator does not load an instruction; "" if it does."""
     sim = simulator()
     try:
-        sim.load(_module(line))
+        sim.load(f"{head}{line}\nret; }}\n")
     except RuntimeError as error:
         return str(error)
     return ""
@@ -37,14 +33,13 @@ def accepted(cases: Iterable[Case]) -> list[Case]:
     return [case for case in cases if not refusal(case.instruction())]
 
 
-def ptxas_accepts(lines: Sequence[str], target: str = TARGET) -> list[bool]:
-    head = f"{HEAD}{BEFORE}".replace(TARGET, target)
+def ptxas_accepts(lines: Sequence[str], head: str = BEFORE) -> list[bool]:
     first = head.count("\n") + 1
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "forms.ptx"
         source.write_text(head + "\n".join(lines) + "\nret; }\n")
         ptxas = Path(build.nvcc()).resolve().parent / "ptxas"
-        command = [str(ptxas), f"-arch={target}", "-O0", str(source), "-o", f"{folder}/cubin"]
+        command = [str(ptxas), f"-arch={TARGET}", "-O0", str(source), "-o", f"{folder}/cubin"]
         errors = subprocess.run(command, capture_output=True, text=True).stderr
     bad = {int(m.split(";")[0]) - first for m in errors.split(", line ")[1:]}
     return [i not in bad for i in range(len(lines))]

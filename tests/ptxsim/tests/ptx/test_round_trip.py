@@ -53,7 +53,8 @@ mov.b32 r0, 5;
 mov.b64 %rd1, -1;
 vote.sync.any.pred %p1, !%p0, -1;
 
-elect.sync _|%p1, -1; ld.global.b32 %r1, [20];
+elect.sync _|%p1, -1;
+ld.global.b32 %r1, [20];
 mov.f64 %rd1, 0dBFF0000000000000;
 call (%r1), %rd1, (%r2), pr;
 mov.u64 %rd1, s+4;"""
