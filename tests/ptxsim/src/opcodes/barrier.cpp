@@ -201,6 +201,13 @@ Flow run_fence(Warp& w, const Op& op) {
   return Flow::next;
 }
 
+// What a fence of one direction may be restricted to, in a cluster.
+void take_restriction(Decode& d, int direction) {
+  d.mods.require_one_of(
+      {direction ? "sync_restrict::shared::cta" : "sync_restrict::shared::cluster"});
+  if (d.mods.peek() != "cluster") d.fail("is of scope .cluster");
+}
+
 void decode_fence(Decode& d) {
   d.op.kind = InstructionClass::fence;
   d.op.run = run_fence;
@@ -209,27 +216,21 @@ void decode_fence(Decode& d) {
     d.op.slot[0] = uint32_t(d.mods.require_one_of({"cta", "cluster", "gpu", "sys"}));
   };
   if (d.mods.take("proxy")) {
-    const int kind =
-        d.mods.require_one_of({"async", "alias", "async::generic", "tensormap::generic",
-                               "async.global", "async.shared::cta"});
-    switch (kind) {
+    switch (d.mods.require_one_of({"async", "alias", "async::generic", "tensormap::generic"})) {
       case 0:
         d.mods.take_one_of({"global", "shared::cta", "shared::cluster"});
         d.op.immediate = kFenceProxyAsync;
         break;
       case 1: d.op.immediate = kFenceOrdinary; break;
-      case 2:  // fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster
-        d.mods.require_one_of({"acquire", "release"});
-        d.mods.take_one_of({"sync_restrict::shared::cluster", "sync_restrict::shared::cta"});
+      case 2:
+        take_restriction(d, d.mods.require_one_of({"acquire", "release"}));
         scope();
         d.op.immediate = kFenceProxyAsync;
         break;
-      case 3:
+      default:
         d.op.immediate = d.mods.require_one_of({"release", "acquire"}) ? kFenceTensormapAcquire
                                                                        : kFenceTensormapRelease;
         scope();
-        break;
-      default: d.fail("is not supported");
     }
     if (d.op.immediate == kFenceTensormapAcquire) {
       d.expect_operands(2, 2);
@@ -244,8 +245,9 @@ void decode_fence(Decode& d) {
     d.op.slot[0] = uint32_t(FenceScope::cluster);
     return;
   }
-  d.mods.take_one_of({"sc", "acq_rel", "acquire", "release"});
-  d.mods.take_one_of({"sync_restrict::shared::cluster", "sync_restrict::shared::cta"});
+  const int kind = d.mods.take_one_of({"acquire", "release", "sc", "acq_rel"});
+  if ((kind == 0 || kind == 1) && d.mods.peek().starts_with("sync_restrict"))
+    take_restriction(d, kind);
   scope();
   d.op.immediate = kFenceOrdinary;
 }

@@ -18,7 +18,7 @@ Mbarrier Mbarrier::load(uint64_t bits, bool* is_valid) {
   m.expected = uint32_t(bits >> 20) & kMaxCount;
   m.tx = int32_t(uint32_t(bits >> 40) << 11) >> 11;
   m.phase = uint32_t(bits >> 61) & 1;
-  *is_valid = bits >> 62 == 2 && m.expected > 0;
+  *is_valid = bits >> 62 == 2;
   return m;
 }
 
