@@ -90,23 +90,24 @@ void decode_async_store(Decode& d) {
   f.count = vector < 0 ? 1 : 2u << vector;
   f.element = uint32_t(ptx::size_of(d.mods.type(
       {Type::b32, Type::b64, Type::u32, Type::u64, Type::s32, Type::s64, Type::f32, Type::f64})));
+  if (f.count * f.element > 16) d.fail("is wider than 16 bytes");
   decode_operands(d, f);
 }
 
 void decode_async_reduction(Decode& d) {
   AsyncStoreForm& f = d.form<AsyncStoreForm>();
-  if (d.mods.take("relaxed")) d.mods.require_one_of({"cluster"});
+  d.mods.require_one_of({"relaxed"});
+  d.mods.require_one_of({"cluster"});
   d.mods.take("shared::cluster");
   d.mods.require_one_of({"mbarrier::complete_tx::bytes"});
   f.reduce = take_reduction(d);
   const Type type = f.reduce >= Reduce::and_                             ? d.mods.type({Type::b32})
                     : f.reduce == Reduce::inc || f.reduce == Reduce::dec ? d.mods.type({Type::u32})
-                    : f.reduce == Reduce::add ? d.mods.type({Type::u32, Type::s32, Type::u64})
-                                              : d.mods.type({Type::u32, Type::s32});
+                    : f.reduce == Reduce::add
+                        ? d.mods.type({Type::u32, Type::s32, Type::u64, Type::s64})
+                        : d.mods.type({Type::u32, Type::s32});
   f.element = uint32_t(ptx::size_of(type));
-  f.type = type == Type::s32   ? TensorType::s32
-           : type == Type::u64 ? TensorType::u64
-                               : TensorType::u32;
+  f.type = type == Type::s32 ? TensorType::s32 : f.element == 8 ? TensorType::u64 : TensorType::u32;
   decode_operands(d, f);
 }
 

@@ -168,8 +168,8 @@ TensorType type_of(Decode& d, const BulkForm& f) {
   const bool counts = f.reduce == Reduce::inc || f.reduce == Reduce::dec;
   const bool is_float = is_half || type == Type::f32 || type == Type::f64;
   if (is_bits != is_logic || (counts && type != Type::u32) || (is_float && f.to_shared) ||
-      noftz != (is_half && is_add) || (is_add && type == Type::s64) ||
-      (!is_add && (type == Type::f32 || type == Type::f64)))
+      (ptx::size_of(type) == 8 && f.to_shared && !is_add) || noftz != (is_half && is_add) ||
+      (is_add && type == Type::s64) || (!is_add && (type == Type::f32 || type == Type::f64)))
     d.fail("does not exist for this type");
   switch (type) {
     case Type::f16: return TensorType::f16;

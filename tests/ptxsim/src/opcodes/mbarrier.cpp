@@ -62,9 +62,7 @@ uint64_t step_mbarrier(Launch& launch, Block& block, uint32_t offset, MbarrierSt
     misuse("the mbarrier at shared offset " + std::to_string(offset) + " is not initialised");
   const bool arrives = step == MbarrierStep::arrive || step == MbarrierStep::arrive_expect_tx ||
                        step == MbarrierStep::arrive_drop;
-  if (step == MbarrierStep::expect_tx || step == MbarrierStep::arrive_expect_tx)
-    m.tx += int32_t(tx);
-  if (step == MbarrierStep::complete_tx) m.tx -= int32_t(tx);
+  m.tx += step == MbarrierStep::complete_tx ? -int32_t(tx) : int32_t(tx);
   if (m.tx > int32_t(Mbarrier::kMaxCount) || m.tx < -int32_t(Mbarrier::kMaxCount))
     misuse("the mbarrier's transaction count leaves its range");
   if (step == MbarrierStep::arrive_drop) {

@@ -141,10 +141,14 @@ def body(a: Atomic, at: int) -> list[str]:
     return lines
 
 
+def taken() -> list[Atomic]:
+    simulator().reset(DEVICE)
+    return [a for a in atomics() if not refusal(a.instruction(), BEFORE)]
+
+
 def test_values() -> None:
     sim = simulator()
-    sim.reset(DEVICE)
-    every = [a for a in atomics() if not refusal(a.instruction(), BEFORE)]
+    every = taken()
     assert len(every) > 300
     lines, at, places, arrays = [], 0, [], []
     for a in every:

@@ -69,6 +69,10 @@ ARRIVALS = [  # arrivals that the barrier expects, and how each thread does its 
           "@p8 mbarrier.arrive.shared.b64 d0, [b];"),
     (128, "mbarrier.arrive.expect_tx.shared.b64 d0, [b], 4; "
           "mbarrier.complete_tx.relaxed.cta.shared::cta.b64 [b], 4;"),
+    (128, "mbarrier.arrive.expect_tx.shared::cta.b64 d0, [b], 4; "
+          "mbarrier.complete_tx.shared::cta.b64 [b], 4;"),
+    (128, "mbarrier.expect_tx.shared::cta.b64 [b], 4; mbarrier.complete_tx.shared::cta.b64 [b], 4; "
+          "mbarrier.arrive.shared.b64 d0, [b];"),
     (128, "mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 d0, [b], 8; "
           "mbarrier.complete_tx.shared.b64 [b], 8;"),
     (128, "mbarrier.arrive.expect_tx.shared::cluster.b64 _, [b], 4; "
@@ -101,6 +105,23 @@ def mbarrier(count: int, arrive: str, wait: str) -> Program:
     return Program(body + SHOW.format(arrive=arrive, wait=wait), ACROSS, block=128)
 
 
+FENCES_ALL = (  # and what is none
+    "fence.proxy.async;", "fence.proxy.async.global;", "fence.proxy.async.shared::cta;",
+    "fence.proxy.async.shared::cluster;", "fence.proxy.alias;", "membar.proxy.alias;", "membar.cta;",
+    "fence.acq_rel.cta;", "fence.sc.cta;", "fence.mbarrier_init.release.cluster;",
+    "fence.acquire.sync_restrict::shared::cluster.cluster;",
+    "fence.release.sync_restrict::shared::cta.cluster;",
+    "fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster;",
+    "fence.proxy.async::generic.release.sync_restrict::shared::cta.cluster;",
+    *(f"fence.proxy.tensormap::generic.release.{s};" for s in ("cta", "cluster", "gpu", "sys")),
+    *(f"fence.proxy.tensormap::generic.acquire.{s} [in], 128;" for s in ("cta", "gpu", "sys")),
+    "fence.acquire.gpu;", "fence.sc;", "fence.proxy.tensormap::generic.acquire.gpu [in], 64;",
+    "fence.sc.sync_restrict::shared::cta.cluster;", "fence.acquire.sync_restrict::shared::cta.cluster;",
+)  # fmt: skip
+NO_FENCES = ("fence.sc;", "fence.proxy.tensormap::generic.acquire.gpu [in], 64;",
+             "fence.sc.sync_restrict::shared::cta.cluster;",
+             "fence.acquire.sync_restrict::shared::cta.cluster;")
+
 PROGRAMS = {
     **{text: Program(f".reg .b32 s; setp.lt.u32 on, tid, 60; {PUT} {text} {GET}", ACROSS, block=128)
        for text in BARRIERS},
@@ -129,12 +150,15 @@ st.global.u32 [mine], r2;""", np.arange(32) ^ 21),
     "cluster": Program(""".reg .b32 s; mov.u32 s, tile; add.u32 r1, rank, 10; st.shared.u32 [s], r1;
 barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; xor.b32 r2, rank, 3;
 mapa.shared::cluster.u32 s, s, r2; ld.shared::cluster.u32 r3, [s]; st.global.u32 [mine], r3;
-barrier.cluster.arrive.relaxed; barrier.cluster.wait;""".replace("[s], r1", "[s], r1", 1).replace(
+barrier.cluster.arrive.relaxed; barrier.cluster.wait;
+barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.aligned;""".replace(
         "add.u32 r1", "setp.eq.u32 p0, tid, 0; add.u32 r1").replace("st.shared", "@p0 st.shared"),
                        np.repeat([13, 12, 11, 10], 32), grid=4, cluster=4),
     **{fence: passed_on(fence) for fence in FENCES},
     **{arrive: mbarrier(count, arrive, WAITS[5][1]) for count, arrive in ARRIVALS},
     **{wait: mbarrier(*arrival, wait) for arrival, wait in WAITS},
+    "all fences": Program("".join(f for f in FENCES_ALL if f not in NO_FENCES)
+                          + "st.global.u32 [mine], tid;", np.arange(32)),
     "phases": Program(""".reg .b32 b; mov.u32 b, tile; setp.eq.u32 p8, tid, 0;
 @p8 mbarrier.init.shared.b64 [b], 64; bar.sync 0; mov.u32 r1, 0; mov.u32 r2, 0;
 L: and.b32 r3, r1, 1; mbarrier.arrive.shared.b64 d0, [b];
@@ -147,21 +171,6 @@ bar.warp.sync -1; mbarrier.arrive.shared.b64 d0, [b]; mbarrier.pending_count.b64
 st.global.u32 [mine], r4;""".replace("mbarrier.init", "setp.eq.u32 p0, tid, 0; @p0 mbarrier.init"),
                               32 - np.arange(32)),
 }  # fmt: skip
-FORMS = (  # of what has no effect of its own
-    "fence.proxy.async;", "fence.proxy.async.global;", "fence.proxy.async.shared::cta;",
-    "fence.proxy.async.shared::cluster;", "fence.proxy.alias;", "membar.proxy.alias;", "membar.cta;",
-    "fence.acq_rel.cta;", "fence.sc.cta;", "fence.mbarrier_init.release.cluster;",
-    "fence.acquire.sync_restrict::shared::cluster.cluster;",
-    "fence.release.sync_restrict::shared::cta.cluster;",
-    "fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster;",
-    "fence.proxy.async::generic.release.sync_restrict::shared::cta.cluster;",
-    *(f"fence.proxy.tensormap::generic.release.{s};" for s in ("cta", "cluster", "gpu", "sys")),
-    *(f"fence.proxy.tensormap::generic.acquire.{s} [memory], 128;" for s in ("cta", "gpu", "sys")),
-    "fence.acquire.gpu;", "fence.sc;", "fence.proxy.tensormap::generic.acquire.gpu [memory], 64;",
-    "fence.sc.sync_restrict::shared::cta.cluster;", "fence.acquire.sync_restrict::shared::cta.cluster;",
-)  # fmt: skip
-
-
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program(name: str) -> None:
     PROGRAMS[name].check()
@@ -169,9 +178,11 @@ def test_program(name: str) -> None:
 
 def test_fences_are_those_of_ptxas() -> None:
     simulator().reset(DEVICE)
-    found = ptxas_accepts(FORMS)
-    assert [line for line, exists in zip(FORMS, found, strict=True)
-            if (not refusal(line)) != exists] == []  # fmt: skip
+    head = Program("", []).ptx().rsplit("ret; }", 1)[0]
+    found = ptxas_accepts(FENCES_ALL, head)
+    assert [f for f, exists in zip(FENCES_ALL, found, strict=True)
+            if (not refusal(f, head)) != exists] == []  # fmt: skip
+    assert {f for f, exists in zip(FENCES_ALL, found, strict=True) if not exists} == set(NO_FENCES)
 
 
 FAULTS = {

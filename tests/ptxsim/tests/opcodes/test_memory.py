@@ -69,6 +69,7 @@ def accesses() -> Iterator[Access]:
         *(("", "global", h, "v8", "b32") for h in HINTS),
         *(("", "global", h, "v4", "b64") for h in HINTS),
     ]
+    words += [("", s, o, "", "b32") for s, o in grammar(("global", "shared"), ORDERS[4:])]
     for op, (order, space, hint, vector, kind) in grammar(("ld", "st", "ldu"), words):
         form = spell(op, order, space, hint, vector, kind)
         if op == "ldu" and (order or hint or space not in ("", "global")):
@@ -152,6 +153,50 @@ def body(access: Access, source: int, result: int) -> list[str]:
 def taken(every: list[Access]) -> list[Access]:
     simulator().reset(DEVICE)
     return [a for a in every if not refusal(a.instruction(), HEAD + BEFORE)]
+
+
+# Kernel parameters: bytes 0 to 31 of `data` by every type, vectors where they are aligned.
+PARAMETER_LOADS = [(spell("ld", "param", vector, kind), int(vector[1:] or 1), bits_of(kind) // 8, kind)
+                   for vector, kind in grammar(VECTORS[:3], TYPES)
+                   if int(vector[1:] or 1) * bits_of(kind) <= 128]  # fmt: skip
+PARAMETERS = f""".version 9.0
+.target {TARGET}
+.address_size 64
+.visible .entry run(.param .align 16 .b8 data[32], .param .u64 base) {{
+.reg .b64 d<9>, a; .reg .b128 q<2>; .reg .b32 r; ld.param.u64 a, [base];
+{"".join(
+    f"{form} {vector}, [data+16]; " + "".join(
+        f"st.global.b{128 if size == 16 else 64} [a+{64 * i + 16 * k}], {'q' if size == 16 else 'd'}{k};"
+        for k in range(count))
+    for i, (form, count, size, _) in enumerate(PARAMETER_LOADS)
+    for names in [[f"{'q' if size == 16 else 'd'}{k}" for k in range(count)]]
+    for vector in ["{" + ", ".join(names) + "}" if count > 1 else names[0]])}
+ld.param::entry.u32 r, [data+16]; st.global.u32 [a+{64 * len(PARAMETER_LOADS)}], r;
+ret; }}
+"""
+
+
+def test_parameters() -> None:
+    data = np.random.default_rng(5).integers(0, 256, 32, np.uint8)
+    out = aligned(np.zeros(64 * len(PARAMETER_LOADS) + 16, np.uint8))
+    sim = simulator()
+    sim.reset(DEVICE)
+    with sim.exposed({}, {"out": out}):
+        parameters = data.tobytes() + out.ctypes.data.to_bytes(8, "little")
+        sim.launch(sim.load(PARAMETERS), "run", parameters, block=1)
+    wrong = []
+    for i, (form, count, size, kind) in enumerate(PARAMETER_LOADS):
+        each = out[64 * i : 64 * i + 16 * count].reshape(count, 16)
+        raw = data[16 : 16 + size * count]
+        if size == 16:
+            ok = (each.reshape(-1) == raw).all()
+        else:
+            wide = raw.view(f"{'i' if kind[0] == 's' else 'u'}{size}").astype(np.int64)
+            ok = (each[:, :8].copy().view(np.int64).reshape(-1) == wide).all()
+        if not ok:
+            wrong.append(form)
+    assert wrong == []
+    assert (out[-16:-12] == data[16:20]).all()
 
 
 def test_values() -> None:
