@@ -20,12 +20,12 @@ const std::unordered_map<std::string_view, DecodeFn>& opcode_table() {
   static const auto table = [] {
     std::unordered_map<std::string_view, DecodeFn> all;
     for (auto part :
-         {integer_opcodes(),  carry_opcodes(),         bit_opcodes(),      float_opcodes(),
-          function_opcodes(), sign_opcodes(),          convert_opcodes(),  logic_opcodes(),
-          compare_opcodes(),  control_opcodes(),       memory_opcodes(),   atomic_opcodes(),
-          warp_opcodes(),     barrier_opcodes(),       mbarrier_opcodes(), async_opcodes(),
-          tensor_opcodes(),   wgmma_opcodes(),         wmma_opcodes(),     stack_opcodes(),
-          tma_opcodes(),      cluster_launch_opcodes()})
+         {integer_opcodes(),  carry_opcodes(),   bit_opcodes(),           float_opcodes(),
+          function_opcodes(), sign_opcodes(),    convert_opcodes(),       logic_opcodes(),
+          compare_opcodes(),  control_opcodes(), memory_opcodes(),        address_opcodes(),
+          atomic_opcodes(),   warp_opcodes(),    barrier_opcodes(),       mbarrier_opcodes(),
+          async_opcodes(),    tensor_opcodes(),  wgmma_opcodes(),         wmma_opcodes(),
+          stack_opcodes(),    tma_opcodes(),     cluster_launch_opcodes()})
       for (const DecodeEntry& entry : part) all.emplace(entry.opcode, entry.decode);
     return all;
   }();
@@ -156,7 +156,11 @@ uint32_t Decode::special(ptx::Special special, int bytes) {
     case ptx::Special::globaltimer_hi:
       fail(std::string("reads ") + ptx::name_of(special) + ", which only mov may");
     case ptx::Special::warp_sz: return constant(kLanes, bytes);
-    default: break;
+    case ptx::Special::gridid:
+    case ptx::Special::current_graph_exec: break;
+    default:
+      if (bytes == 8)
+        fail(std::string("takes 64 bits, which ") + ptx::name_of(special) + " has not");
   }
   const uint32_t slot = add_slot(std::max(bytes, 1));  // 0 bytes: a predicate
   program.specials.push_back({special, slot, bytes});

@@ -114,6 +114,7 @@ std::initializer_list<DecodeEntry> logic_opcodes();
 std::initializer_list<DecodeEntry> compare_opcodes();
 std::initializer_list<DecodeEntry> control_opcodes();
 std::initializer_list<DecodeEntry> memory_opcodes();
+std::initializer_list<DecodeEntry> address_opcodes();
 std::initializer_list<DecodeEntry> atomic_opcodes();
 std::initializer_list<DecodeEntry> warp_opcodes();
 std::initializer_list<DecodeEntry> barrier_opcodes();

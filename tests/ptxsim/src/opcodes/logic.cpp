@@ -322,6 +322,8 @@ bool decode_clock(Decode& d, int bytes) {
     case ptx::Special::globaltimer_hi: shift = 32; break;
     default: return false;
   }
+  const bool is_wide = special == ptx::Special::clock64 || special == ptx::Special::globaltimer;
+  if (is_wide != (bytes == 8)) d.fail("has another size than its special register");
   d.op.immediate = shift;
   d.op.slot[0] = d.out(0, bytes);
   d.op.kind = InstructionClass::move;

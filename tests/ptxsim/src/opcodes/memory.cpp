@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ld, st, address conversion, and the hints that need no action: PTX ISA 9.7.9.
+// ld and st: PTX ISA 9.7.9.8 to 9.7.9.12.
 #include <cstring>
 
 #include "engine/lanes.h"
@@ -257,156 +257,11 @@ void decode_access(Decode& d) {
   d.op.run = load ? run_load : run_store;
 }
 
-// Generic addresses and those of a space.
-void decode_cvta(Decode& d) {
-  const bool to = d.mods.take("to");
-  const SpaceKind space = take_space(d);
-  const int bytes = ptx::size_of(d.mods.type({Type::u32, Type::u64}));
-  if (bytes != 8) d.fail("is supported for 64-bit addresses");
-  d.expect_operands(2, 2);
-  d.op.slot[0] = d.out(0, 8);
-  d.op.slot[1] = d.in(1, 8);
-  d.op.kind = InstructionClass::move;
-  uint64_t window = 0;
-  switch (space) {
-    case SpaceKind::shared: window = kSharedWindow; break;
-    case SpaceKind::local: window = kLocalWindow; break;
-    case SpaceKind::param_kernel: window = kParamWindow; break;
-    case SpaceKind::global:
-    case SpaceKind::constant: break;
-    default: d.fail("takes no such space");
-  }
-  d.op.immediate = int64_t(window);
-  if (to)
-    d.op.run = [](Warp& w, const Op& op) {
-      const uint64_t* a = w.lanes<uint64_t>(op.slot[1]);
-      write_lanes(w, w.lanes<uint64_t>(op.slot[0]),
-                  [&](int l) { return a[l] & ~uint64_t(op.immediate); });
-      return Flow::next;
-    };
-  else
-    d.op.run = [](Warp& w, const Op& op) {
-      const uint64_t* a = w.lanes<uint64_t>(op.slot[1]);
-      write_lanes(w, w.lanes<uint64_t>(op.slot[0]),
-                  [&](int l) { return a[l] | uint64_t(op.immediate); });
-      return Flow::next;
-    };
-}
-
-// Constants are global variables here, and their addresses such: only .const of a generic address
-// that cvta.const made cannot be told from .global.
-void decode_isspacep(Decode& d) {
-  const bool own = d.mods.peek() == "shared::cta";
-  const SpaceKind space = take_space(d);
-  d.expect_operands(2, 2);
-  d.op.slot[0] = d.predicate_out(d.operand(0));
-  d.op.slot[1] = d.in(1, 8);
-  d.op.kind = InstructionClass::predicate;
-  uint64_t window = 0;
-  switch (space) {
-    case SpaceKind::shared: window = kSharedWindow; break;
-    case SpaceKind::local: window = kLocalWindow; break;
-    case SpaceKind::param_kernel: window = kParamWindow; break;
-    case SpaceKind::global: break;
-    default: d.fail("takes no such space");
-  }
-  d.op.immediate = int64_t(window);
-  d.op.slot[2] = own;
-  d.op.run = [](Warp& w, const Op& op) {
-    const uint64_t* a = w.lanes<uint64_t>(op.slot[1]);
-    const uint64_t window = uint64_t(op.immediate);
-    write_predicate(w, op.slot[0], lane_mask([&](int l) {
-                      if (window == 0) return a[l] < kParamWindow;
-                      const uint32_t rank = uint32_t(a[l] >> kBlockShift) & 0xff;
-                      if (op.slot[2] && rank && rank - 1 != w.block->rank) return false;
-                      return (a[l] & window) != 0;
-                    }));
-    return Flow::next;
-  };
-}
-
-// A shared address as another block of the cluster has it. A rank that the cluster has not is found
-// when the address is used: CUTLASS computes addresses for all lanes and uses those of some.
-void decode_mapa(Decode& d) {
-  const bool shared = take_space(d) == SpaceKind::shared;
-  const int bytes = ptx::size_of(d.mods.type({Type::u32, Type::u64}));
-  d.expect_operands(3, 3);
-  d.op.slot[0] = d.out(0, bytes), d.op.slot[1] = d.in(1, bytes), d.op.slot[2] = d.in(2, 4);
-  d.op.immediate = (bytes == 8 ? 1 : 0) | (shared ? 2 : 0);
-  d.op.kind = InstructionClass::move;
-  d.op.run = [](Warp& w, const Op& op) {
-    const uint32_t* rank = w.lanes<uint32_t>(op.slot[2]);
-    auto map = [&](uint64_t address, int l) {
-      return (address & ~(uint64_t(0xff) << kBlockShift)) | uint64_t((rank[l] & 0x7f) + 1)
-                                                                << kBlockShift;
-    };
-    if (op.immediate & 1)
-      write_lanes(w, w.lanes<uint64_t>(op.slot[0]),
-                  [&](int l) { return map(w.lanes<uint64_t>(op.slot[1])[l], l); });
-    else
-      write_lanes(w, w.lanes<uint32_t>(op.slot[0]),
-                  [&](int l) { return uint32_t(map(w.lanes<uint32_t>(op.slot[1])[l], l)); });
-    return Flow::next;
-  };
-}
-
-void decode_getctarank(Decode& d) {
-  take_space(d);
-  const int bytes = ptx::size_of(d.mods.type({Type::u32, Type::u64}));
-  d.expect_operands(2, 2);
-  d.op.slot[0] = d.out(0, 4), d.op.slot[1] = d.in(1, bytes);
-  d.op.immediate = bytes;
-  d.op.kind = InstructionClass::move;
-  d.op.run = [](Warp& w, const Op& op) {
-    write_lanes(w, w.lanes<uint32_t>(op.slot[0]), [&](int l) {
-      const uint64_t a =
-          op.immediate == 8 ? w.lanes<uint64_t>(op.slot[1])[l] : w.lanes<uint32_t>(op.slot[1])[l];
-      const uint32_t rank = uint32_t(a >> kBlockShift) & 0xff;
-      return rank ? rank - 1 : w.block->rank;
-    });
-    return Flow::next;
-  };
-}
-
-// Hints to caches, which are not simulated. Their operands are still read and their addresses
-// ignored: a prefetch may point anywhere.
-void decode_cache_hint(Decode& d) {
-  while (!d.mods.peek().empty()) {
-    const int known = d.mods.take_one_of({"global", "local", "L1", "L2", "tensormap", "param",
-                                          "const", "L2::evict_last", "L2::evict_normal",
-                                          "L1::evict_normal", "L2::128B", "fractional", "range",
-                                          "L2::evict_first", "L2::evict_unchanged", "b64", "cvt"});
-    if (known < 0) break;
-  }
-  d.op.kind = InstructionClass::no_action;
-  d.op.run = [](Warp&, const Op&) { return Flow::next; };
-}
-
-// The policy is an opaque value that nothing looks at.
-void decode_createpolicy(Decode& d) {
-  decode_cache_hint(d);
-  d.op.slot[0] = d.out(0, 8);
-  d.op.run = [](Warp& w, const Op& op) {
-    write_lanes(w, w.lanes<uint64_t>(op.slot[0]), [](int) { return uint64_t(0); });
-    return Flow::next;
-  };
-}
-
 }  // namespace
 
 std::initializer_list<DecodeEntry> memory_opcodes() {
-  static const std::initializer_list<DecodeEntry> all = {{"ld", decode_access},
-                                                         {"ldu", decode_access},
-                                                         {"st", decode_access},
-                                                         {"cvta", decode_cvta},
-                                                         {"isspacep", decode_isspacep},
-                                                         {"mapa", decode_mapa},
-                                                         {"getctarank", decode_getctarank},
-                                                         {"prefetch", decode_cache_hint},
-                                                         {"prefetchu", decode_cache_hint},
-                                                         {"applypriority", decode_cache_hint},
-                                                         {"discard", decode_cache_hint},
-                                                         {"createpolicy", decode_createpolicy}};
+  static const std::initializer_list<DecodeEntry> all = {
+      {"ld", decode_access}, {"ldu", decode_access}, {"st", decode_access}};
   return all;
 }
 

@@ -19,10 +19,9 @@ from ptxsim.driver import aligned, simulator
 from ptxsim.tests.opcodes.numbers import (
     CANONICAL_NAN,
     FLOATS,
-    N,
     Array,
+    N,
     bits_of,
-    dtype,
     element,
     halves,
     values,
@@ -205,18 +204,17 @@ def _compare(case: Case, kind: str, raw: Array, wanted: Array) -> str:
     i = int(bad[0])
     state = "" if ACTIVE[i] else ", a lane that is off"
     sources = [case.source(k)[i] for k in range(len(case.ins))]
-    return (f"{case.form}: {len(bad)} of {N}, lane {i}{state}: of {sources} came "
-            f"{raw.view(f'u{min(size, 8)}')[i * max(1, size // 8)]:#x}, not {wanted[i]!r}")  # fmt: skip
+    return (
+        f"{case.form}: {len(bad)} of {N}, lane {i}{state}: of {sources} came "
+        f"{raw.view(f'u{min(size, 8)}')[i * max(1, size // 8)]:#x}, not {wanted[i]!r}"
+    )
 
 
 def _floats_equal(got: Array, wanted: Array, kind: str, ulp: int) -> Array:
     unsigned = f"u{got.dtype.itemsize}"
     bits, right = got.view(unsigned), np.ascontiguousarray(wanted).view(unsigned)
     nan = np.isnan(wanted)
-    if kind in CANONICAL_NAN:
-        same_nan = bits == CANONICAL_NAN[kind]
-    else:
-        same_nan = np.isnan(got)
+    same_nan = bits == CANONICAL_NAN[kind] if kind in CANONICAL_NAN else np.isnan(got)
     near = np.abs(bits.astype(object) - right.astype(object)) <= ulp
     return np.where(nan, same_nan, near.astype(bool))
 

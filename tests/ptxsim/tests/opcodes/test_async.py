@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies and stores that go on while the thread does: cp.async, cp.async.bulk, st.async, red.async."""
+"""cp.async, cp.async.bulk, st.async and red.async: PTX ISA 9.7.9.12, .25 and 9.7.13.7."""
 
 from __future__ import annotations
 
@@ -89,10 +89,14 @@ def bulk() -> Iterator[tuple[str, Program]]:
         yield line, Program(BULK.format(bytes=128, start="@p0 " + line, wait=WAIT), own, grid=4,
                             cluster=4, inputs=WORDS)  # fmt: skip
     for hint in ("", ".L2::cache_hint"):
-        line = (f"cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                f".multicast::cluster{hint} [b], [d0], 128, [b+4096], mask{', d9' if hint else ''};")  # fmt: skip
+        line = (
+            f"cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+            f".multicast::cluster{hint} [b], [d0], 128, [b+4096], mask{', d9' if hint else ''};"
+        )
         start = "setp.eq.and.u32 p1, rank, 2, p0; @p1 " + line
-        wait = f"setp.eq.u32 p2, rank, 1; setp.eq.or.u32 p2, rank, 3, p2; @p2 bra IDLE; {WAIT} IDLE:"
+        wait = (
+            f"setp.eq.u32 p2, rank, 1; setp.eq.or.u32 p2, rank, 3, p2; @p2 bra IDLE; {WAIT} IDLE:"
+        )
         text = BULK.format(bytes=128, start=start, wait=wait).replace(
             "ld.shared.u32 r3", "mov.u32 r3, 0; @!p2 ld.shared.u32 r3")  # fmt: skip
         two = WORDS[256:288]
@@ -135,22 +139,25 @@ def reductions() -> Iterator[tuple[str, Program]]:
             atom = Atomic("", operation.removesuffix(".noftz"), kind, 1, False)
             done = np.ascontiguousarray(expected(atom, old, new, new).astype(dtype(kind)))
             inputs = np.concatenate([new.view(np.uint32), old.view(np.uint32)])
-            load = "ld.global.u32 r1, [d2]; st.shared.u32 [s], r1;"
             for hint in ("", ".L2::cache_hint"):
-                line = (f"cp.reduce.async.bulk.global.shared::cta.bulk_group{hint}.{operation}.{kind} "
-                        f"[in+256], [s], 256{', d9' if hint else ''};")  # fmt: skip
+                form = (
+                    f"cp.reduce.async.bulk.global.shared::cta.bulk_group{hint}.{operation}.{kind}"
+                )
+                line = (f"{form} [in+256], [s], 256{', d9' if hint else ''};")  # fmt: skip
                 text = STORE.format(copy=line, read="").replace(
-                    "mul.lo.u32 r1, all, 3;", "mad.wide.u32 d2, tid, 4, in; ld.global.u32 r1, [d2];")
+                    "mul.lo.u32 r1, all, 3;", "mad.wide.u32 d2, tid, 4, in; ld.global.u32 r1, [d2];"
+                )
                 text = text.replace("@!p0 ret;", "@!p0 bra OUT;")
                 show = "OUT: bar.sync 0; ld.global.u32 r3, [d2+256]; st.global.u32 [mine], r3;"
                 yield line, Program(text + show, done.view(np.uint32), block=64, inputs=inputs)
             line = (f"cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes"
                     f".{operation}.{kind} [r4], [b+2048], 256, [r5];")  # fmt: skip
-            start = f"""mad.wide.u32 d2, tid, 4, in; ld.global.u32 r1, [d2]; st.shared.u32 [s+2048], r1;
+            start = f"""mad.wide.u32 d2, tid, 4, in; ld.global.u32 r1, [d2];
+st.shared.u32 [s+2048], r1;
 ld.global.u32 r1, [d2+256]; st.shared.u32 [s], r1; fence.proxy.async.shared::cta;
 barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; xor.b32 r2, rank, 1;
-mapa.shared::cluster.u32 r4, b, r2; add.u32 r5, b, 4096; mapa.shared::cluster.u32 r5, r5, r2; @p0 {line}"""
-            assert load
+mapa.shared::cluster.u32 r4, b, r2; add.u32 r5, b, 4096; mapa.shared::cluster.u32 r5, r5, r2;
+@p0 {line}"""
             yield line, Program(BULK.format(bytes=256, start=start, wait=WAIT),
                                 np.tile(done.view(np.uint32), 2), block=64, grid=2, cluster=2,
                                 inputs=inputs)  # fmt: skip
@@ -170,8 +177,10 @@ mov.b64 d4, {{r4, r5}}; mov.b64 d5, {{r6, r7}};
 
 
 def stores() -> Iterator[tuple[str, Program]]:
-    for weak, space, vector, kind in grammar(("", "weak"), ("", "shared::cluster"), ("", "v2", "v4"),
-                                             ("b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64")):  # fmt: skip
+    kinds = ("b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64")
+    for weak, space, vector, kind in grammar(
+        ("", "weak"), ("", "shared::cluster"), ("", "v2", "v4"), kinds
+    ):
         count, size = int(vector[1:] or 1), bits_of(kind) // 8
         names = ["r4", "r5", "r6", "r7"] if size == 4 else ["d4", "d5", "d4", "d5"]
         value = f"{{{', '.join(names[:count])}}}" if count > 1 else names[0]
@@ -187,14 +196,19 @@ def stores() -> Iterator[tuple[str, Program]]:
                             words=words)  # fmt: skip
     for order, space, operation, kind in grammar(
         ("", "relaxed.cluster"), ("", "shared::cluster"),
-        ("add", "min", "max", "inc", "dec", "and", "or", "xor"), ("u32", "s32", "u64", "b32", "s64"),
+        ("add", "min", "max", "inc", "dec", "and", "or", "xor"),
+        ("u32", "s32", "u64", "b32", "s64"),
     ):  # fmt: skip
         size = bits_of(kind) // 8
-        line = (f"{spell('red.async', order, space, 'mbarrier::complete_tx::bytes', operation, kind)} "
-                f"[there], {'r4' if size == 4 else 'd4'}, [r];")  # fmt: skip
-        old = "cvt.u64.u32 d3, r3; st.shared.u64 [s], d3;" if size == 8 else "st.shared.u32 [s], r3;"
+        form = spell("red.async", order, space, "mbarrier::complete_tx::bytes", operation, kind)
+        line = (f"{form} [there], {'r4' if size == 4 else 'd4'}, [r];")  # fmt: skip
+        old = (
+            "cvt.u64.u32 d3, r3; st.shared.u64 [s], d3;" if size == 8 else "st.shared.u32 [s], r3;"
+        )
         show = "ld.shared.u32 r8, [s]; st.global.u32 [mine], r8;"
-        text = STORES.format(bytes=size, all_bytes=32 * size, old=old, store=line, wait=WAIT, show=show)
+        text = STORES.format(
+            bytes=size, all_bytes=32 * size, old=old, store=line, wait=WAIT, show=show
+        )
         b = np.array([500 * (1 - r) + t for r in (0, 1) for t in LANES])
         if size == 8:
             b = b + ((b + 7) << 32)
@@ -204,12 +218,13 @@ def stores() -> Iterator[tuple[str, Program]]:
         yield line, Program(text, done.astype(np.uint64).astype(np.uint32), grid=2, cluster=2)
 
 
+OWN = {"": "mbarrier.arrive.shared.b64 d2, [b+4096];", ".noinc": ""}
 PROGRAMS = {
     **dict(copies()), **dict(bulk()), **dict(reductions()), **dict(stores()),
     "two groups": Program(COPY.format(part=1, copy=TWO_GROUPS, wait=""),
                           copied(8, np.full(32, 8)), inputs=WORDS, words=4),
     **{f"mbarrier{noinc}{cta}": Program(COPY.format(part=1, copy=BY_MBARRIER.format(
-        noinc=noinc, cta=cta, count=32, own="" if noinc else "mbarrier.arrive.shared.b64 d2, [b+4096];"),
+        noinc=noinc, cta=cta, count=32, own=OWN[noinc]),
         wait=""), copied(16, np.full(32, 16)), inputs=WORDS, words=4)
        for noinc in ("", ".noinc") for cta in ("", "::cta")},
     "prefetch": Program("""cp.async.bulk.prefetch.L2.global [in], 64;

@@ -86,7 +86,7 @@ def expected(a: Atomic, old: Array, b: Array, c: Array) -> Array:
 
 
 def operand(a: Atomic, position: int) -> Array:
-    """N elements of the vector for each lane, as bytes; no NaN, whose bits are the hardware's own."""
+    """The vectors of all lanes, as bytes; without NaN, whose bits are the hardware's own."""
     kind = a.kind
     flat = np.concatenate([values(kind, position + 5 * i) for i in range(a.count)])
     raw = flat[: N * a.count].copy()
@@ -100,11 +100,14 @@ def operand(a: Atomic, position: int) -> Array:
     return raw.view(np.uint8)
 
 
-BEFORE = HEAD + f""".visible .entry run(.param .u64 base) {{
+BEFORE = (
+    HEAD
+    + f""".visible .entry run(.param .u64 base) {{
 .reg .b16 h<24>; .reg .b32 r<24>, i, s0; .reg .b64 d<24>, a<4>; .reg .b128 q<24>;
 .shared .align 128 .b8 tile[{N * 32}];
 ld.param.u64 a0, [base]; mov.u32 i, %tid.x;
 """
+)
 
 
 def body(a: Atomic, at: int) -> list[str]:
@@ -195,9 +198,13 @@ def test_lanes_of_all_warps_count_one_word(space: str) -> None:
     sim = simulator()
     memory = aligned(np.zeros(513, np.uint32))
     address = "a0" if space == "global" else "s0"
-    text = BEFORE + f"""mov.u32 s0, tile; mov.u32 r1, 0; st.shared.u32 [s0], r1; bar.sync 0;
-atom.{space}.add.u32 r0, [{address}], 1; mad.wide.u32 a1, i, 4, a0; st.global.u32 [a1+4], r0; ret; }}
+    text = (
+        BEFORE
+        + f"""mov.u32 s0, tile; mov.u32 r1, 0; st.shared.u32 [s0], r1; bar.sync 0;
+atom.{space}.add.u32 r0, [{address}], 1; mad.wide.u32 a1, i, 4, a0; st.global.u32 [a1+4], r0; ret;
+}}
 """
+    )
     text = text.replace("st.shared.u32 [s0], r1;", "atom.shared.exch.b32 r1, [s0], 0;") if (
         space == "global") else text.replace("st.shared.u32", "st.volatile.shared.u32")  # fmt: skip
     for seed in range(4):

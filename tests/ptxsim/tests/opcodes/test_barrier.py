@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ptxsim.driver import simulator
 from ptxsim.tests.opcodes.assembler import ptxas_accepts, refusal
 from ptxsim.tests.opcodes.program import Program
 from ptxsim.tests.opcodes.table import DEVICE
-from ptxsim.driver import simulator
 
 T = np.arange(128)
 # Every thread shows its word to the one across, behind the barrier under test.
@@ -64,7 +64,8 @@ ARRIVALS = [  # arrivals that the barrier expects, and how each thread does its 
     (128, "mbarrier.arrive_drop.shared.b64 d0, [b];"),
     (256, "mbarrier.arrive_drop.release.cta.shared::cta.b64 d0, [b], 2;"),
     (128, "mbarrier.arrive_drop.shared::cluster.b64 _, [b];"),
-    (129, "mbarrier.arrive.noComplete.shared.b64 d0, [b], 1; @p8 mbarrier.arrive.shared.b64 d0, [b];"),
+    (129, "mbarrier.arrive.noComplete.shared.b64 d0, [b], 1; "
+          "@p8 mbarrier.arrive.shared.b64 d0, [b];"),
     (129, "mbarrier.arrive_drop.noComplete.shared.b64 d0, [b], 1; "
           "@p8 mbarrier.arrive.shared.b64 d0, [b];"),
     (128, "mbarrier.arrive.expect_tx.shared.b64 d0, [b], 4; "
@@ -107,7 +108,8 @@ def mbarrier(count: int, arrive: str, wait: str) -> Program:
 
 FENCES_ALL = (  # and what is none
     "fence.proxy.async;", "fence.proxy.async.global;", "fence.proxy.async.shared::cta;",
-    "fence.proxy.async.shared::cluster;", "fence.proxy.alias;", "membar.proxy.alias;", "membar.cta;",
+    "fence.proxy.async.shared::cluster;", "fence.proxy.alias;", "membar.proxy.alias;",
+    "membar.cta;",
     "fence.acq_rel.cta;", "fence.sc.cta;", "fence.mbarrier_init.release.cluster;",
     "fence.acquire.sync_restrict::shared::cluster.cluster;",
     "fence.release.sync_restrict::shared::cta.cluster;",
@@ -116,11 +118,15 @@ FENCES_ALL = (  # and what is none
     *(f"fence.proxy.tensormap::generic.release.{s};" for s in ("cta", "cluster", "gpu", "sys")),
     *(f"fence.proxy.tensormap::generic.acquire.{s} [in], 128;" for s in ("cta", "gpu", "sys")),
     "fence.acquire.gpu;", "fence.sc;", "fence.proxy.tensormap::generic.acquire.gpu [in], 64;",
-    "fence.sc.sync_restrict::shared::cta.cluster;", "fence.acquire.sync_restrict::shared::cta.cluster;",
+    "fence.sc.sync_restrict::shared::cta.cluster;",
+    "fence.acquire.sync_restrict::shared::cta.cluster;",
 )  # fmt: skip
-NO_FENCES = ("fence.sc;", "fence.proxy.tensormap::generic.acquire.gpu [in], 64;",
-             "fence.sc.sync_restrict::shared::cta.cluster;",
-             "fence.acquire.sync_restrict::shared::cta.cluster;")
+NO_FENCES = (
+    "fence.sc;",
+    "fence.proxy.tensormap::generic.acquire.gpu [in], 64;",
+    "fence.sc.sync_restrict::shared::cta.cluster;",
+    "fence.acquire.sync_restrict::shared::cta.cluster;",
+)
 
 PROGRAMS = {
     **{text: Program(f".reg .b32 s; setp.lt.u32 on, tid, 60; {PUT} {text} {GET}", ACROSS, block=128)
@@ -137,7 +143,8 @@ st.global.u32 [mine+16], r6;""",
                        [64, 128, 64, 2 + 4 + 16 + 32, 64] * 128, block=128, words=5),
     "producers arrive": Program(f""".reg .b32 s; {HALF} @!p0 bra TAKE; {PUT} bar.arrive 1, 128;
 ret; TAKE: bar.sync 1, 128; {GET}""", [*([0] * 64), *ACROSS[64:]], block=128),
-    "barrier.arrive": Program(f""".reg .b32 s; {HALF} @!p0 bra TAKE; {PUT} barrier.cta.arrive 1, 128;
+    "barrier.arrive": Program(f""".reg .b32 s; {HALF} @!p0 bra TAKE;
+{PUT} barrier.cta.arrive 1, 128;
 ret; TAKE: barrier.sync 1, 128; {GET}""", [*([0] * 64), *ACROSS[64:]], block=128),
     "halves apart": Program(f"""{HALF} @p0 bra A; bar.red.popc.u32 r1, 2, 64, p0; bra OUT;
 A: bar.red.popc.u32 r1, 1, 64, p0; OUT: st.global.u32 [mine], r1;""",
@@ -171,6 +178,8 @@ bar.warp.sync -1; mbarrier.arrive.shared.b64 d0, [b]; mbarrier.pending_count.b64
 st.global.u32 [mine], r4;""".replace("mbarrier.init", "setp.eq.u32 p0, tid, 0; @p0 mbarrier.init"),
                               32 - np.arange(32)),
 }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program(name: str) -> None:
     PROGRAMS[name].check()

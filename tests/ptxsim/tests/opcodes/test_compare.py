@@ -62,9 +62,13 @@ def setp() -> Iterator[Case]:
                 return tuple(combined(how, e, other) for e in each)
 
             predicate = ("pred",) if how else ()
-            yield Case(spell("setp", op, how, ftz, kind), ("pred",) * results,
-                       (kind, kind, *predicate), want,
-                       "|".join(["{}"] * results) + ", {}, {}" + (f", {flip}{{}}" if how else ""))  # fmt: skip
+            yield Case(
+                spell("setp", op, how, ftz, kind),
+                ("pred",) * results,
+                (kind, kind, *predicate),
+                want,
+                "|".join(["{}"] * results) + ", {}, {}" + (f", {flip}{{}}" if how else ""),
+            )
 
 
 def set_() -> Iterator[Case]:
@@ -75,8 +79,17 @@ def set_() -> Iterator[Case]:
         bits = f"b{bits_of(out)}"
         value = one.get(out, (1 << bits_of(out)) - 1)
 
-        def want(a: Array, b: Array, c: Array | None = None, op: str = op, how: str = how,
-                 ftz: str = ftz, kind: str = kind, out: str = out, value: int = value) -> Array:  # fmt: skip
+        def want(
+            a: Array,
+            b: Array,
+            c: Array | None = None,
+            op: str = op,
+            how: str = how,
+            ftz: str = ftz,
+            kind: str = kind,
+            out: str = out,
+            value: int = value,
+        ) -> Array:
             other = np.zeros(len(a), bool) if c is None else c != 0
             each = [combined(how, compared(op, element(kind), bool(ftz), x, y), other)
                     for x, y in zip(parts(kind, a), parts(kind, b), strict=True)]  # fmt: skip
@@ -94,8 +107,13 @@ def selections() -> Iterator[Case]:
     for kind in TYPES:
         bits = f"b{bits_of(kind)}"
         for flip in ("", "!"):
-            yield Case(f"selp.{kind}", (bits,), (bits, bits, "pred"), lambda a, b, c, f=flip:
-                       np.where((c != 0) ^ bool(f), a, b), f"{{}}, {{}}, {{}}, {flip}{{}}")  # fmt: skip
+            yield Case(
+                f"selp.{kind}",
+                (bits,),
+                (bits, bits, "pred"),
+                lambda a, b, c, f=flip: np.where((c != 0) ^ bool(f), a, b),
+                f"{{}}, {{}}, {{}}, {flip}{{}}",
+            )
         for ftz, by in grammar(("", "ftz"), ("s32", "f32")):
 
             def want(a: Array, b: Array, c: Array, ftz: str = ftz) -> Array:

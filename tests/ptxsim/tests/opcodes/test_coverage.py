@@ -39,7 +39,7 @@ from ptxsim.tests.ptx.sources import compiled, kernel_sources
 FORMS = Path(oracles.__file__).parent / "forms.txt"
 TARGETS = ("80", "90a", "120a")
 
-# Modifiers that change nothing here: caches are not simulated, and .uni is a promise of the compiler.
+# Modifiers that change nothing: caches are not simulated, and .uni is a promise of the compiler.
 NO_ACTION = re.compile(
     r"\.(L[12]::(evict_\w+|no_allocate|cache_hint|\d+B)|c[agsv]|lu|w[bt]|nc|uni)(?=\.|$)"
 )
@@ -59,7 +59,8 @@ KERNELS = {
 }
 
 
-ORDER = r"(?:weak|volatile|mmio\.relaxed\.sys|(?:relaxed|acquire|release|acq_rel)(?:\.(?:cta|cluster|gpu|sys))?)"
+SCOPE = r"(?:\.(?:cta|cluster|gpu|sys))?"
+ORDER = rf"(?:weak|volatile|mmio\.relaxed\.sys|(?:relaxed|acquire|release|acq_rel){SCOPE})"
 
 
 def plain(form: str) -> str:
@@ -96,8 +97,9 @@ def texts() -> dict[str, list[str]]:
     out["test_control.py"] += [
         program.Program(body, []).ptx() for body, _ in test_control.FAULTS.values()
     ]
-    out["test_memory.py"] = [test_memory.PARAMETERS, test_memory.HEAD + test_memory.BEFORE + "".join(
-        a.instruction() for a in test_memory.taken(list(test_memory.accesses()))) + "ret; }"]  # fmt: skip
+    accesses = "".join(a.instruction() for a in test_memory.taken(list(test_memory.accesses())))
+    whole = f"{test_memory.HEAD}{test_memory.BEFORE}{accesses}ret; }}"
+    out["test_memory.py"] = [test_memory.PARAMETERS, whole]
     out["test_atomic.py"] = [test_atomic.BEFORE + "".join(
         a.instruction() for a in test_atomic.taken()) + "ret; }"]  # fmt: skip
     return out

@@ -94,8 +94,13 @@ def approximations() -> Iterator[Case]:
         yield Case(spell(op, "approx", ftz, kind), (kind,), (kind,),
                    approximation(op, element(kind), bool(ftz)), ulp=1)  # fmt: skip
     for ftz, kind in grammar(("", "ftz"), TYPES):
-        yield Case(spell("div", "approx", ftz, kind), (kind,), (kind,) * 2,
-                   arithmetic("div", element(kind), "", bool(ftz), False, False), ulp=2)  # fmt: skip
+        yield Case(
+            spell("div", "approx", ftz, kind),
+            (kind,),
+            (kind,) * 2,
+            arithmetic("div", element(kind), "", bool(ftz), False, False),
+            ulp=2,
+        )
 
 
 def approximation(op: str, kind: str, ftz: bool) -> Function:

@@ -101,7 +101,7 @@ def carries() -> Iterator[Case]:
         w = {16: "b32", 32: "b32", 64: "b64"}[bits][1:]
         reg = {"32": "r", "64": "d"}[w]
         # c + c carries where its highest bit is set.
-        text = f"{{0}}, {{2}}, {{3}}; @on addc.u32 {{1}}, 0, 0"
+        text = "{0}, {2}, {3}; @on addc.u32 {1}, 0, 0"
         yield Case(f"add.cc.u{w} {reg}18, {{4}}, {{4}}; @on {op}{'.cc' if cc else ''}.{kind}",
                    (kind, "u32"), (kind,) * 3, want, text)  # fmt: skip
 
@@ -193,15 +193,24 @@ def bits() -> Iterator[Case]:
             kind, lambda a, p, c, n=n, signed=signed: field(a, p, c, n, signed)))  # fmt: skip
         yield Case(f"bfi.{kind}", (kind,), (kind, kind, "u32", "u32"), lanes(
             kind, lambda a, b, p, c, n=n: insert(a, b, p, c, n)))  # fmt: skip
-    yield Case("fns.b32", ("u32",), ("b32", "u32", "s32"), lanes("u32", nth),
-               inputs=small("u32", 1, 32) | {2: (values("s32", 2) % 11 - 5).astype(np.int32)})  # fmt: skip
+    yield Case(
+        "fns.b32",
+        ("u32",),
+        ("b32", "u32", "s32"),
+        lanes("u32", nth),
+        inputs=small("u32", 1, 32) | {2: (values("s32", 2) % 11 - 5).astype(np.int32)},
+    )
     for mode, kind in grammar(("clamp", "wrap"), ("b32", "u32", "s32")):
         wraps = mode == "wrap"
         yield Case(f"bmsk.{mode}.{kind}", (kind,), ("u32", "u32"), lanes(
             kind, lambda p, c, wraps=wraps: ((1 << (c & 31 if wraps else min(c, 32))) - 1)
             << (p & 31 if wraps else min(p, 32))))  # fmt: skip
-        yield Case(f"szext.{mode}.{kind}", (kind,), (kind, "u32"), lanes(
-            kind, lambda a, c, wraps=wraps, kind=kind: extend(a, c, wraps, kind == "s32")))  # fmt: skip
+        yield Case(
+            f"szext.{mode}.{kind}",
+            (kind,),
+            (kind, "u32"),
+            lanes(kind, lambda a, c, wraps=wraps, kind=kind: extend(a, c, wraps, kind == "s32")),
+        )
 
 
 CASES = [*arithmetic(), *dots(), *bits()]

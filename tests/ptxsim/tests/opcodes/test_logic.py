@@ -41,8 +41,13 @@ def lookup(a: Array, b: Array, c: Array, table: int) -> Array:
 
 def lookups() -> Iterator[Case]:
     for table in range(256):
-        yield Case("lop3.b32", ("b32",), ("b32",) * 3,
-                   lambda a, b, c, t=table: lookup(a, b, c, t), f"{{}}, {{}}, {{}}, {{}}, {table}")  # fmt: skip
+        yield Case(
+            "lop3.b32",
+            ("b32",),
+            ("b32",) * 3,
+            lambda a, b, c, t=table: lookup(a, b, c, t),
+            f"{{}}, {{}}, {{}}, {{}}, {table}",
+        )
     for op, flip in grammar(("and", "or"), ("", "!")):
 
         def want(a: Array, b: Array, c: Array, q: Array, op: str = op, flip: str = flip

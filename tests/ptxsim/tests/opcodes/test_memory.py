@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ld, ldu and st of every type, vector and space, with their orders and cache hints: 9.7.9.8 to .12.
+"""ld, ldu and st of every type, vector and space, with orders and cache hints: 9.7.9.8 to .12.
 
-Bytes are put into a space and taken out of it by b32 accesses; between is the instruction under test.
+Bytes are put into a space and taken out of it by b32 accesses;
+between is the instruction under test.
 Half of the lanes are off.
 """
 
@@ -77,7 +78,7 @@ def accesses() -> Iterator[Access]:
         if op == "st" and space == "const":
             continue
         for at in (space,) if space else ("global", "shared", "local", "const"):
-            if op != "ld" and at == "const" or (op == "ldu" and at != "global"):
+            if (op != "ld" and at == "const") or (op == "ldu" and at != "global"):
                 continue
             address = ADDRESSES[at] if space else GENERIC[at]
             yield Access(form, at, address, kind, int(vector[1:] or 1))
@@ -156,7 +157,8 @@ def taken(every: list[Access]) -> list[Access]:
 
 
 # Kernel parameters: bytes 0 to 31 of `data` by every type, vectors where they are aligned.
-PARAMETER_LOADS = [(spell("ld", "param", vector, kind), int(vector[1:] or 1), bits_of(kind) // 8, kind)
+PARAMETER_LOADS = [(spell("ld", "param", vector, kind), int(vector[1:] or 1),
+                    bits_of(kind) // 8, kind)
                    for vector, kind in grammar(VECTORS[:3], TYPES)
                    if int(vector[1:] or 1) * bits_of(kind) <= 128]  # fmt: skip
 PARAMETERS = f""".version 9.0
@@ -164,13 +166,18 @@ PARAMETERS = f""".version 9.0
 .address_size 64
 .visible .entry run(.param .align 16 .b8 data[32], .param .u64 base) {{
 .reg .b64 d<9>, a; .reg .b128 q<2>; .reg .b32 r; ld.param.u64 a, [base];
-{"".join(
-    f"{form} {vector}, [data+16]; " + "".join(
-        f"st.global.b{128 if size == 16 else 64} [a+{64 * i + 16 * k}], {'q' if size == 16 else 'd'}{k};"
-        for k in range(count))
-    for i, (form, count, size, _) in enumerate(PARAMETER_LOADS)
-    for names in [[f"{'q' if size == 16 else 'd'}{k}" for k in range(count)]]
-    for vector in ["{" + ", ".join(names) + "}" if count > 1 else names[0]])}
+{
+    "".join(
+        f"{form} {vector}, [data+16]; "
+        + "".join(
+            f"st.global.b{max(64, 8 * size)} [a+{64 * i + 16 * k}], {name};"
+            for k, name in enumerate(names)
+        )
+        for i, (form, count, size, _) in enumerate(PARAMETER_LOADS)
+        for names in [[f"{'q' if size == 16 else 'd'}{k}" for k in range(count)]]
+        for vector in ["{" + ", ".join(names) + "}" if count > 1 else names[0]]
+    )
+}
 ld.param::entry.u32 r, [data+16]; st.global.u32 [a+{64 * len(PARAMETER_LOADS)}], r;
 ret; }}
 """

@@ -40,7 +40,8 @@ def fragments(count: int, transposed: bool) -> Array:
 def ldmatrix(form: str, count: int, transposed: bool) -> Program:
     names = [f"r{i}" for i in range(5, 5 + count)]
     address = "s" if "shared" in form else "d1"
-    text = f"{STAGE} cvt.u64.u32 d1, s; cvta.shared.u64 d1, d1; {form} {{{', '.join(names)}}}, [{address}];"
+    text = f"""{STAGE} cvt.u64.u32 d1, s; cvta.shared.u64 d1, d1;
+{form} {{{", ".join(names)}}}, [{address}];"""
     return Program(text + show(names), fragments(count, transposed), inputs=ROWS.view(np.uint32),
                    words=count)  # fmt: skip
 
@@ -49,19 +50,21 @@ def stmatrix(form: str, count: int, transposed: bool) -> Program:
     """Fragments of the rows, stored, are the rows."""
     flip = ".trans" if transposed else ""
     names = [f"r{i}" for i in range(5, 5 + count)]
-    text = f"""{STAGE} ldmatrix.sync.aligned.m8n8.x{count}{flip}.shared.b16 {{{', '.join(names)}}}, [s];
-add.u32 s, s, 1024; {form} [s], {{{', '.join(names)}}}; bar.warp.sync -1; mov.u32 r9, 0;
+    rows = f"{{{', '.join(names)}}}"
+    text = f"""{STAGE} ldmatrix.sync.aligned.m8n8.x{count}{flip}.shared.b16 {rows}, [s];
+add.u32 s, s, 1024; {form} [s], {rows}; bar.warp.sync -1; mov.u32 r9, 0;
 setp.lt.u32 p0, tid, {8 * count}; @p0 ld.shared.u32 r9, [s]; @p0 ld.shared.u32 r10, [s+12];
 @p0 xor.b32 r9, r9, r10; st.global.u32 [mine], r9;"""
     words = ROWS.view(np.uint32)
-    return Program(text, np.where(LANES < 8 * count, words[:, 0] ^ words[:, 3], 0),
+    return Program(text, np.where(8 * count > LANES, words[:, 0] ^ words[:, 3], 0),
                    inputs=words.reshape(-1))  # fmt: skip
 
 
 COUNTS = ((1, "x1"), (2, "x2"), (4, "x4"))
 PROGRAMS = {
     **{form: ldmatrix(form, count, bool(trans))
-       for (count, x), trans, space in itertools.product(COUNTS, ("", ".trans"), ("", ".shared", ".shared::cta"))
+       for (count, x), trans, space in itertools.product(
+           COUNTS, ("", ".trans"), ("", ".shared", ".shared::cta"))
        for form in (f"ldmatrix.sync.aligned.m8n8.{x}{trans}{space}.b16",
                     f"ldmatrix.sync.aligned.{x}{trans}.m8n8{space}.b16")},
     **{form: stmatrix(form, count, bool(trans))
@@ -97,7 +100,8 @@ def wmma(kind: str, result: str, a_layout: str, b_layout: str) -> Program:
                   for first, n in ((0, count), (8, count), (16, sums)))  # fmt: skip
     mma = f"wmma.mma.sync.aligned.{a_layout}.{b_layout}.m16n16k16." + (
         f"{result}.{result}" if kind == "f16" else f"{result}.{kind}.{kind}.{result}")  # fmt: skip
-    text = f""".reg .b32 r<24>; .reg .b64 base; mov.u32 r23, 16; setp.eq.u32 p0, tid, 0; mov.u64 base, in;
+    text = f""".reg .b32 r<24>; .reg .b64 base; mov.u32 r23, 16; setp.eq.u32 p0, tid, 0;
+mov.u64 base, in;
 wmma.load.a.sync.aligned.{a_layout}.m16n16k16.global.{kind} {fa}, [in+{at[0]}], 16;
 wmma.load.b.sync.aligned.{b_layout}.m16n16k16.{kind} {fb}, [base+{at[1]}];
 wmma.load.c.sync.aligned.row.m16n16k16.global.{result} {fc}, [in+{at[2]}], r23;
@@ -109,9 +113,8 @@ wmma.store.d.sync.aligned.row.m16n16k16.global.{result} [out], {fc}, 16;"""
     return Program(text, words, inputs=np.concatenate(parts), words=len(words) // 32)
 
 
-def mma(shape: str, kinds: tuple[str, str], a: Array, b: Array, c: Array) -> Program:
+def mma(kind: str, a: Array, b: Array, c: Array) -> Program:
     """From fragments of C++'s layout: lane l has rows l / 4 and l / 4 + 8, columns 2 (l % 4)..."""
-    kind, result = kinds
     into = np.float16 if kind == "f16" else ml_dtypes.bfloat16
     fa, fb = np.zeros((32, 4), np.uint32), np.zeros((32, 2), np.uint32)
     fc, fd = np.zeros((32, 4), np.float32), np.zeros((32, 4), np.float32)
@@ -130,7 +133,7 @@ def mma(shape: str, kinds: tuple[str, str], a: Array, b: Array, c: Array) -> Pro
     text = f"""mad.wide.u32 d0, tid, 40, in; ld.global.v2.u32 {{r0, r1}}, [d0];
 ld.global.v2.u32 {{r2, r3}}, [d0+8]; ld.global.v2.u32 {{r4, r5}}, [d0+16];
 ld.global.v2.u32 {{r6, r7}}, [d0+24]; ld.global.v2.u32 {{r8, r9}}, [d0+32];
-mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 {{r10, r11, r12, r13}}, {{r0, r1, r2, r3}},
+mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32 {{r10, r11, r12, r13}}, {{r0, r1, r2, r3}},
 {{r4, r5}}, {{r6, r7, r8, r9}};"""
     return Program(text + show(["r10", "r11", "r12", "r13"]), fd.view(np.uint32).reshape(-1),
                    inputs=inputs, words=4)  # fmt: skip
@@ -140,17 +143,13 @@ PROGRAMS |= {
     **{f"wmma {kind} {result} {a} {b}": wmma(kind, result, a, b)
        for kind, result in (("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("s8", "s32"))
        for a, b in itertools.product(("row", "col"), ("row", "col"))},
-    **{f"mma {kind}": mma("m16n8k16", (kind, "f32"), A, B[:, :8], C[:, :8]) for kind in ("f16", "bf16")},
+    **{f"mma {kind}": mma(kind, A, B[:, :8], C[:, :8]) for kind in ("f16", "bf16")},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program(name: str) -> None:
     PROGRAMS[name].check()
-
-
-def rounded(kind: str) -> object:
-    return lambda x: x.astype({"f16": np.float16, "bf16": ml_dtypes.bfloat16}.get(kind, kind))
 
 
 def packed(a: Array, b: Array, kind: type) -> Array:
@@ -178,11 +177,14 @@ CASES = [
     Case("cvt.f32.bf16", ("f32",), ("bf16",), lambda x: x.astype(np.float32),
          inputs={0: SMALL[0].astype(ml_dtypes.bfloat16)}),
     Case("cvt.rn.f16.f32", ("f16",), ("f32",), lambda x: x.astype(np.float16), inputs=SMALL),
-    Case("cvt.rn.bf16.f32", ("bf16",), ("f32",), lambda x: x.astype(ml_dtypes.bfloat16), inputs=SMALL),
-    Case("cvt.rn.f16x2.f32", ("b32",), ("f32", "f32"), lambda a, b: packed(a, b, np.float16), inputs=SMALL),
-    Case("cvt.rn.bf16x2.f32", ("b32",), ("f32", "f32"), lambda a, b: packed(a, b, ml_dtypes.bfloat16),
+    Case("cvt.rn.bf16.f32", ("bf16",), ("f32",), lambda x: x.astype(ml_dtypes.bfloat16),
          inputs=SMALL),
-    Case("cvt.sat.f32.f32", ("f32",), ("f32",), lambda x: np.where(x > 0, np.minimum(x, 1), 0).astype("f4")),
+    Case("cvt.rn.f16x2.f32", ("b32",), ("f32", "f32"), lambda a, b: packed(a, b, np.float16),
+         inputs=SMALL),
+    Case("cvt.rn.bf16x2.f32", ("b32",), ("f32", "f32"), lambda a, b:
+         packed(a, b, ml_dtypes.bfloat16), inputs=SMALL),
+    Case("cvt.sat.f32.f32", ("f32",), ("f32",), lambda x:
+         np.where(x > 0, np.minimum(x, 1), 0).astype("f4")),
     Case("cvt.rni.f32.f32", ("f32",), ("f32",), np.rint, inputs=SMALL),
     Case("cvt.rn.satfinite.e4m3x2.f32", ("u16",), ("f32", "f32"), lambda a, b:
          a.astype(ml_dtypes.float8_e4m3fn).view(np.uint8).astype(np.uint16) << 8

@@ -64,8 +64,14 @@ def cases() -> Iterator[Case]:
     for mode in ("up", "down", "bfly", "idx"):
         c_of = c & np.uint32(0x1F00) if mode == "up" else c
         for text in ("{}|{}, {}, {}, {}, {mask}",):
-            yield Case(f"shfl.sync.{mode}.b32", ("b32", "pred"), ("b32", "u32", "u32"),
-                       exchanged(mode), text, inputs={1: values("u32", 1) & 63, 2: c_of})  # fmt: skip
+            yield Case(
+                f"shfl.sync.{mode}.b32",
+                ("b32", "pred"),
+                ("b32", "u32", "u32"),
+                exchanged(mode),
+                text,
+                inputs={1: values("u32", 1) & 63, 2: c_of},
+            )
     votes: dict[str, Exchange] = {
         "all": lambda lane, members, ins: (all(ins[0][members]),),
         "any": lambda lane, members, ins: (any(ins[0][members]),),
@@ -123,17 +129,21 @@ def kernel(cases: list[Case], members: int) -> tuple[str, list[int]]:
         for i, kind in enumerate(case.ins):
             name = register(kind, i + len(case.outs))
             size = bits_of(kind) // 8
-            load = f"ld.global.b{8 * size} {name if kind != 'pred' else 'r18'}, [t{size // 4 + 1}+{at}];"
+            into = name if kind != "pred" else "r18"
+            load = f"ld.global.b{8 * size} {into}, [t{size // 4 + 1}+{at}];"
             lines.append(load + (f" setp.ne.u32 {name}, r18, 0;" if kind == "pred" else ""))
             at += 32 * size
         lines.append(text_of(case, str(members)))
         for i, kind in enumerate(case.outs):
             name = register(kind, i)
-            lines.append((f"selp.b32 r18, 1, 0, {name}; " if kind == "pred" else "")
-                         + f"st.global.b32 [t2+{at}], {'r18' if kind == 'pred' else name};")  # fmt: skip
+            lines.append(
+                (f"selp.b32 r18, 1, 0, {name}; " if kind == "pred" else "")
+                + f"st.global.b32 [t2+{at}], {'r18' if kind == 'pred' else name};"
+            )
             results.append(at)
             at += 128
-    return f"""{HEAD}.visible .entry run(.param .u64 base) {{
+    return (
+        f"""{HEAD}.visible .entry run(.param .u64 base) {{
 {DECLARED}
 ld.param.u64 t0, [base]; mov.u32 r0, %tid.x;
 mad.wide.u32 t2, r0, 4, t0; mad.wide.u32 t3, r0, 8, t0;
@@ -141,7 +151,9 @@ shr.u32 r1, {members}, r0; and.b32 r1, r1, 1; setp.eq.u32 p0, r1, 0;
 @p0 bra OUT;
 {chr(10).join(lines)}
 OUT: ret; }}
-""", [*results, at]
+""",
+        [*results, at],
+    )
 
 
 @pytest.mark.parametrize("members", MEMBERS)
@@ -170,7 +182,10 @@ def test_values(members: int) -> None:
             sim.launch(sim.load(text), "run", memory.ctypes.data.to_bytes(8, "little"))
         assert not [r for r in sim.reports() if r["kind"] != "hazard within a warp"]
         for case, sources in zip(all_cases, inputs, strict=True):
-            got = [memory[at : at + 128].view(np.uint32) for at in itertools.islice(results, len(case.outs))]
+            got = [
+                memory[at : at + 128].view(np.uint32)
+                for at in itertools.islice(results, len(case.outs))
+            ]
             for lane in range(32):
                 wanted: tuple[Any, ...] = (0x5A5A5A5A,) * len(got)
                 if lane in lanes:
@@ -181,7 +196,9 @@ def test_values(members: int) -> None:
                                             if isinstance(v, np.floating) else int(v) & 0xFFFFFFFF)
                         for g, v in zip(got, wanted, strict=True)]  # fmt: skip
                 if not all(same):
-                    wrong.append(f"{case.form}, lane {lane}: {[hex(g[lane]) for g in got]}, not {wanted}")
+                    wrong.append(
+                        f"{case.form}, lane {lane}: {[hex(g[lane]) for g in got]}, not {wanted}"
+                    )
     assert not wrong, "\n".join(wrong[:20])
 
 

@@ -30,7 +30,8 @@ L: bra L;
 { bra L; L: } } { .reg .b32 r<2>; mov.b32 r1, 0xFFFFFFFFU; L: bra L; mov.b32 r0, 0b101; }
 mov.b64 %rd1, -9223372036854775808; mov.b64 %rd1, 18446744073709551615;
 vote.sync.any.pred %p1, !%p0, -1; shfl.sync.idx.b32 %r1|%p1, %r2, 0, 31, -1;
-elect.sync _|%p1, -1; ld.global.b32 %r1, [16+4]; mov.f64 %rd1, -0d3FF0000000000000; mov.f32 %r1, -1.0e-3;
+elect.sync _|%p1, -1; ld.global.b32 %r1, [16+4]; mov.f64 %rd1, -0d3FF0000000000000;
+mov.f32 %r1, -1.0e-3;
 mov.u32 %r1, dyn;
 pr: .callprototype (.param .b32 _) _ (.param .align 8 .b8 _[16]) .noreturn;
 call (%r1), %rd1, (%r2), pr;
