@@ -14,7 +14,6 @@ namespace ptxsim {
 
 struct Counters;
 struct Traffic;
-class SectorSets;
 struct Wavefronts;
 class RaceChecker;
 
@@ -53,7 +52,6 @@ struct Launch {
   const Options& options;
   Schedule schedule;
   Counters* counters = nullptr;
-  SectorSets* sectors = nullptr;
   RaceChecker* races = nullptr;  // null: not checked
   std::vector<Report> reports = {};
   uint64_t suppressed = 0;       // reports beyond options.max_reports
@@ -65,9 +63,7 @@ struct Launch {
   uint64_t resident_limit = 1;   // blocks that the card holds at once
   std::vector<std::unique_ptr<Cluster>> resident = {};
 
-  void touch_sectors(const uint64_t* sectors, int n, Traffic& traffic);
-
-  uint64_t started = 0;  // clusters, with those that were cancelled
+  uint64_t started = 0;          // clusters, with those that were cancelled
   // Takes the next cluster that has not started out of the launch; false if there is none.
   bool cancel_cluster(Dim3* first_block);
 

@@ -50,6 +50,9 @@ const char* ptxsim_printed();               // what kernels printed
 
 int ptxsim_load_all();         // loads every registered module now; the number that failed
 const char* ptxsim_kernels();  // JSON: the kernels of loaded modules with their attributes
+const char* ptxsim_ptx(const char* kernel);  // the module that was loaded for a kernel, or null
+// Registers that ptxas gave a kernel: from now on its launches are held to them.
+int ptxsim_set_registers(const char* kernel, int registers);
 // The text as parsed and printed again, or null.
 const char* ptxsim_parse(const char* ptx);
 

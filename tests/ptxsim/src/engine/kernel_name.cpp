@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/kernel_name.h"
+
+#include <cxxabi.h>
+
+#include <cstdlib>
+#include <memory>
+
+namespace ptxsim {
+namespace {
+
+constexpr size_t kLong = 100;
+
+// Where the bracket that the last character closes was opened.
+size_t opening(const std::string& text, char open, char close) {
+  int depth = 0;
+  for (size_t i = text.size(); i-- > 0;) {
+    if (text[i] == close) ++depth;
+    if (text[i] == open && --depth == 0) return i;
+  }
+  return std::string::npos;
+}
+
+}  // namespace
+
+std::string readable_name(const std::string& mangled) {
+  int status = 0;
+  const std::unique_ptr<char, decltype(&std::free)> text(
+      abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, &status), std::free);
+  if (!text) return mangled;
+  std::string name = text.get();
+  if (name.ends_with(')'))
+    if (const size_t at = opening(name, '(', ')'); at != std::string::npos) name.erase(at);
+  if (name.starts_with("void ")) name.erase(0, 5);
+  if (name.size() > kLong && name.ends_with('>'))
+    if (const size_t at = opening(name, '<', '>'); at != std::string::npos)
+      name.replace(at, std::string::npos, "<...>");
+  return name;
+}
+
+}  // namespace ptxsim
