@@ -8,7 +8,9 @@ built with `-cudart none` and PTX inside.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,10 +56,11 @@ def _tool(name: str) -> str:
     return found
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
 
 
 @cache
@@ -92,3 +95,22 @@ def warpweave() -> Path:
     """libwarpweave_cuda.so for the simulator, which the package's own build leaves here if
     WARPWEAVE_SIMULATION is ON."""
     return BUILD / "libwarpweave_cuda.so"
+
+
+def registers(ptx: str, kernel: str, arch: str) -> int:
+    """What ptxas gives a thread of the kernel on `arch` ("sm_90a"); compiled once for each text."""
+    ptxas = shutil.which("ptxas") or str(Path(nvcc()).parent / "ptxas")
+    known = BUILD / "registers" / hashlib.sha256(f"{ptx}\0{kernel}\0{arch}".encode()).hexdigest()
+    if not known.exists():
+        known.parent.mkdir(parents=True, exist_ok=True)
+        source, partial = known.with_suffix(f".{os.getpid()}.ptx"), known.with_suffix(".partial")
+        source.write_text(ptx)
+        said = _run(ptxas, f"-arch={arch}", f"--entry={kernel}", "-v", str(source), "-o",
+                    os.devnull)  # fmt: skip
+        source.unlink()
+        found = re.search(r"Used (\d+) registers", said)
+        if not found:
+            raise RuntimeError(f"{ptxas} does not say how many registers {kernel} uses:\n{said}")
+        partial.write_text(found[1])
+        partial.replace(known)
+    return int(known.read_text())

@@ -7,6 +7,7 @@ import ctypes
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,15 @@ from numpy.typing import NDArray
 from ptxsim import build
 
 _TEXTS = ("error", "cuda_failure", "load_error", "devices", "device", "report", "report_text",
-          "counters", "printed", "kernels", "parse")  # fmt: skip
+          "counters", "printed", "kernels", "ptx", "parse")  # fmt: skip
+
+
+@dataclass
+class Op:
+    name: str
+    compulsory_bytes: int
+    first: int  # launch
+    end: int
 
 
 class Simulator:
@@ -31,13 +40,18 @@ class Simulator:
         self.c.ptxsim_expose.argtypes = [ctypes.c_void_p, ctypes.c_uint64, *[ctypes.c_int] * 2,
                                          ctypes.c_char_p]  # fmt: skip
         self.c.ptxsim_forget.argtypes = [ctypes.c_void_p]
+        self.ops: list[Op] = []
 
     def _check(self, status: int) -> None:
         if status:
             raise RuntimeError(self.c.ptxsim_error().decode())
 
+    def device(self) -> dict[str, Any]:
+        return dict(json.loads(self.c.ptxsim_device()))
+
     def reset(self, device: str, **options: int) -> None:
         """Chooses the device and forgets everything of the one before."""
+        self.ops.clear()
         self._check(self.c.ptxsim_reset(device.encode()))
         for name, value in options.items():
             self._check(self.c.ptxsim_set_option(name.encode(), value))
@@ -60,9 +74,27 @@ class Simulator:
         return [json.loads(self.c.ptxsim_report(i)) for i in range(self.c.ptxsim_report_count())]
 
     def report_texts(self) -> list[str]:
-        return [self.c.ptxsim_report_text(i).decode() for i in range(self.c.ptxsim_report_count())]
+        count = self.c.ptxsim_report_count()
+        return [self.c.ptxsim_report_text(i).decode() for i in range(count)]
+
+    @contextmanager
+    def op(self, name: str, compulsory_bytes: int) -> Iterator[None]:
+        """Launches in here belong to an op that cannot move fewer bytes of global memory."""
+        first = self.c.ptxsim_launch_count()
+        yield
+        self.ops.append(Op(name, compulsory_bytes, first, self.c.ptxsim_launch_count()))
+
+    def ask_ptxas(self) -> None:
+        """Lets the simulator know the registers of all kernels that were launched."""
+        arch = self.device()["arch"]
+        for kernel in {c["symbol"] for c in self.counters() if not c["registers_known"]}:
+            ptx = self.c.ptxsim_ptx(kernel.encode())
+            if ptx is not None:  # unless its library is gone
+                count = build.registers(ptx.decode(), kernel, arch)
+                self._check(self.c.ptxsim_set_registers(kernel.encode(), count))
 
     def counters(self) -> list[dict[str, Any]]:
+        """What each launch did: src/engine/counters.h defines the fields."""
         return [json.loads(self.c.ptxsim_counters(i)) for i in range(self.c.ptxsim_launch_count())]
 
 
