@@ -26,6 +26,11 @@ TRAFFIC = ("global_load", "global_store", "global_atomic", "cp_async_load", "bul
 SHARED = ("shared_load", "shared_store", "shared_atomic", "ldmatrix", "stmatrix", "cp_async",
           "wgmma", "bulk", "tma")  # fmt: skip
 
+LEGEND = """\
+DRAM bytes: each 32-byte sector once a launch. Sectors: by warp instruction, against the bytes asked
+for. Wavefronts: against those without bank conflicts. The lower bound is the time that the busiest
+unit needs at its peak; what a kernel takes is more."""
+
 
 def ratio(actual: int, least: float) -> str:
     return f"{actual:,} / {actual / least:.2f}x" if least else "-"
@@ -62,11 +67,9 @@ def show(sim: Simulator, launches: list[dict[str, Any]]) -> None:
     table.add_section()
     for op in sim.ops:
         table.add_row(*op_row(op, launches))
-    console = Console()
-    Console(width=None if console.is_terminal else 200).print(table)
-    print("Sectors: of 32 bytes, by warp instruction, against the bytes asked for. DRAM bytes: each\n"
-          "sector once a launch. Wavefronts: against those without bank conflicts. The bound is the\n"
-          "least time that the busiest unit needs; no run is faster, most are slower.")  # fmt: skip
+    terminal = Console()
+    (terminal if terminal.is_terminal else Console(width=200)).print(table)
+    print(LEGEND)
 
 
 def profile(arguments: argparse.Namespace) -> None:

@@ -29,6 +29,8 @@ std::string readable_name(const std::string& mangled) {
       abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, &status), std::free);
   if (!text) return mangled;
   std::string name = text.get();
+  constexpr std::string_view kUnnamed = "(anonymous namespace)::";
+  for (size_t at; (at = name.find(kUnnamed)) != std::string::npos;) name.erase(at, kUnnamed.size());
   if (name.ends_with(')'))
     if (const size_t at = opening(name, '(', ')'); at != std::string::npos) name.erase(at);
   if (name.starts_with("void ")) name.erase(0, 5);

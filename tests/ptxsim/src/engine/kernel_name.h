@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A kernel's name for people: without its parameters, and if it is still long without template
-// arguments.
+// A kernel's name for people: without unnamed namespaces and parameters, and without template
+// arguments if it is still long.
 #pragma once
 
 #include <string>

@@ -54,7 +54,7 @@ struct Launch {
   Counters* counters = nullptr;
   RaceChecker* races = nullptr;  // null: not checked
   std::vector<Report> reports = {};
-  uint64_t suppressed = 0;       // reports beyond options.max_reports
+  uint64_t suppressed = 0;       // findings at further instructions, beyond options.max_reports
   uint64_t instructions = 0;     // executed warp instructions
   uint64_t progress = 0;         // counts whatever may let something else go on
   uint32_t shared_bytes = 0;     // of a block, with the reserved part
@@ -79,6 +79,10 @@ Report make_report(const Warp& w, const Op& op, Report::Kind kind, uint32_t lane
                         const std::string& text);
 void finding(const Warp& w, const Op& op, Report::Kind kind, uint32_t lanes,
              const std::string& text);
+// Who did what stands at a PTX line: a thread, its cp.async, or other asynchronous work that a warp
+// started.
+enum class Doer : uint8_t { thread, copy, operation };
+std::string describe(const Launch& launch, Doer doer, uint32_t warp, int lane, uint32_t line);
 
 inline Launch& Warp::launch() const { return *block->cluster->launch; }
 

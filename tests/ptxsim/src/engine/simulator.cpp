@@ -7,6 +7,7 @@
 #include "engine/calls.h"
 #include "engine/counters.h"
 #include "engine/decode.h"
+#include "engine/kernel_name.h"
 #include "engine/launch.h"
 #include "engine/races.h"
 
@@ -145,10 +146,17 @@ class SimulatorOf : public Simulator {
     counters->attributes = kernel.attributes;
     counters->blocks = config.grid.count();
     std::unique_ptr<RaceChecker> races = options_.check_races ? make_race_checker() : nullptr;
-    Launch run{kernel.programs, counters->kernel, ++launches_,
-               config,          parameters,       memory_,
-               device_,         options_,         Schedule(options_.seed + launches_),
-               counters.get(),  races.get()};
+    Launch run{kernel.programs,
+               readable_name(counters->kernel),
+               ++launches_,
+               config,
+               parameters,
+               memory_,
+               device_,
+               options_,
+               Schedule(options_.seed + launches_),
+               counters.get(),
+               races.get()};
     run.shared_bytes = uint32_t(kernel.programs.entry().static_shared + config.dynamic_shared);
     run.printed = &printed_;
     const int blocks_per_sm = occupancy(kernel, config.block.count(), config.dynamic_shared);
@@ -163,6 +171,16 @@ class SimulatorOf : public Simulator {
     counters->shared_bytes = run.shared_bytes - kSharedBase;
     const bool ok = run.run();
     if (workspace) memory_.free(workspace);
+    if (run.suppressed)
+      run.reports.push_back({Report::Kind::limit,
+                             false,
+                             run.kernel,
+                             {},
+                             {},
+                             0,
+                             "",
+                             "and " + std::to_string(run.suppressed) +
+                                 " more findings at other instructions (option max_reports)"});
     reports_.insert(reports_.end(), run.reports.begin(), run.reports.end());
     counters_.push_back(std::move(counters));
     return ok;

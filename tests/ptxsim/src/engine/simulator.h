@@ -23,7 +23,7 @@ struct Options {
   uint64_t seed = 0;
   bool check_races = true;
   bool check_unwritten = true;
-  int max_reports = 20;           // of one launch; more are counted only
+  int max_reports = 20;           // of one launch; how many more there are is the last one
   uint64_t max_instructions = 0;  // of one launch, in warp instructions; 0: no limit
 };
 
@@ -54,6 +54,7 @@ struct Report {
   uint32_t ptx_line = 0;
   std::string source;            // "file.cu:12", if compiled with -lineinfo
   std::string text;              // what happened, in one or more lines
+  uint64_t repeated = 0;         // how often it was found again at this instruction
 
   std::string describe() const;  // all of it
 };

@@ -77,6 +77,7 @@ std::string json(const Report& r) {
       .add("ptx_line", r.ptx_line)
       .add("source", r.source)
       .add("text", r.text)
+      .add("repeated", r.repeated)
       .str();
 }
 
