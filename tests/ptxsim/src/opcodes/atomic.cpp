@@ -171,13 +171,15 @@ void decode_atomic(Decode& d) {
   const bool returns = d.instruction.opcode == "atom";
   AtomicForm& f = d.form<AtomicForm>();
   f.order = take_order(d);
-  if (!f.order.is_strong) f.order.scope = Order::Scope::gpu;  // .relaxed.gpu is what no word means
   const SpaceKind space = take_space(d);
   const int scope = d.mods.take_one_of({"cta", "cluster", "gpu", "sys"});
-  if (scope >= 0) f.order.scope = Order::Scope(scope);
-  f.order.is_strong = true;
   f.what = AtomicOp(d.mods.require_one_of(
       {"exch", "cas", "add", "inc", "dec", "min", "max", "and", "or", "xor"}));
+  // ptxas takes the order behind the operation, too, where cooperative_groups has it.
+  if (!f.order.is_strong) f.order = take_order(d);
+  if (!f.order.is_strong) f.order.scope = Order::Scope::gpu;  // .relaxed.gpu is what no word means
+  if (scope >= 0) f.order.scope = Order::Scope(scope);
+  f.order.is_strong = true;
   d.mods.take("noftz");  // half sums keep subnormals either way
   d.mods.take("L2::cache_hint");
   const int vector = d.mods.take_one_of({"v2", "v4", "v8"});
