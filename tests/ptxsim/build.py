@@ -79,13 +79,17 @@ def simulator() -> Path:
     return BUILD / "libptxsim.so"
 
 
-def kernels(name: str, arch: str) -> Path:
-    """kernels/<name>.cu as a library with PTX for `arch` ("80", "90a"), compiled if it is older."""
-    source, library = HERE / "kernels" / f"{name}.cu", BUILD / f"lib{name}_{arch}.so"
+def kernels(name: str, *targets: str, compress: bool = False) -> Path:
+    """kernels/<name>.cu as a library, compiled if it is older: with PTX ("80", "90a") or machine
+    code ("sm_80")."""
+    source = HERE / "kernels" / f"{name}.cu"
+    library = BUILD / f"lib{'_'.join((name, *targets))}{'_compressed' * compress}.so"
     if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
         partial = library.with_suffix(f".{os.getpid()}")
-        _run(nvcc(), "-std=c++17", "-lineinfo", "-shared", "-cudart=none", "--no-compress",
-             "-Xcompiler=-fPIC", f"-gencode=arch=compute_{arch},code=compute_{arch}",
+        codes = [t if t.startswith("sm_") else f"compute_{t}" for t in targets]
+        _run(nvcc(), "-std=c++17", "-lineinfo", "-shared", "-cudart=none", "-Xcompiler=-fPIC",
+             "-Xfatbin=-compress-all" if compress else "--no-compress",
+             *(f"-gencode=arch={c.replace('sm_', 'compute_')},code={c}" for c in codes),
              str(source), "-o", str(partial))  # fmt: skip
         partial.replace(library)
     return library

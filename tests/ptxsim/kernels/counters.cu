@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels whose counts can be worked out by hand, and the occupancy that cuda_occupancy.h gives.
+// Kernels whose counts can be worked out by hand.
 #include <cuda.h>
-#include <cuda_occupancy.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -199,31 +198,4 @@ extern "C" int run_tensor_copy(void* x, int row) {
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   tensor_copy<<<1, 32>>>(map, row);
   return cudaDeviceSynchronize();
-}
-
-// Blocks of one SM: what the runtime in front of us says, and what NVIDIA's header says.
-extern "C" int occupancy(int threads, int shared) {
-  int blocks = -1;
-  const auto kernel = strided_load;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared);
-  return blocks;
-}
-extern "C" int reference_occupancy(int threads, int registers, int shared) {
-  cudaDeviceProp properties;
-  cudaGetDeviceProperties(&properties, 0);
-  const cudaOccDeviceProp device(properties);
-  cudaOccFuncAttributes function;
-  function.maxThreadsPerBlock = 1024;
-  function.numRegs = registers;
-  function.sharedSizeBytes = 0;
-  function.partitionedGCConfig = PARTITIONED_GC_OFF;
-  function.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;
-  function.maxDynamicSharedSizeBytes = shared;
-  function.numBlockBarriers = 1;
-  cudaOccDeviceState state;
-  cudaOccResult result;
-  if (cudaOccMaxActiveBlocksPerMultiprocessor(&result, &device, &function, &state, threads, shared))
-    return -1;
-  return result.activeBlocksPerMultiprocessor;
 }

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -208,21 +207,3 @@ def test_registers_of_ptxas(sim: Simulator, run: Run) -> None:
     assert few["registers"] < 16 < 96 <= many["registers"]
     warps = 64 // 32 * few["blocks_per_sm"]
     assert few["occupancy"] == warps / sim.device()["warps_per_sm"]
-
-
-@pytest.mark.parametrize("name", ["A100", "RTX 4090", "H100", "B200", "RTX PRO 6000"])
-def test_occupancy(library: ctypes.CDLL, name: str) -> None:
-    """As cuda_occupancy.h computes it, which comes with the CUDA toolkit."""
-    sim = simulator()
-    sim.reset(name)
-    if sim.device()["major"] != 9:
-        pytest.skip("these kernels are compiled for sm_90a")
-    library.occupancy(32, 0)
-    kernel = next(k["name"] for k in json.loads(sim.c.ptxsim_kernels()) if "load" in k["name"])
-    for registers in (0, 16, 32, 40, 64, 72, 80, 96, 128, 168, 255):
-        assert sim.c.ptxsim_set_registers(kernel.encode(), registers) == 0
-        for threads in (32, 96, 128, 160, 256, 384, 512, 1024):
-            for shared in (0, 1, 100, 1024, 40000, 49152, 101376, 166912, 232448):
-                got = library.occupancy(threads, shared)
-                assert got == library.reference_occupancy(threads, registers, shared), (
-                    registers, threads, shared)  # fmt: skip
