@@ -8,6 +8,8 @@ must be built as README.md says. Run it where `ptxsim` can be imported (PYTHONPA
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import runpy
 import sys
@@ -17,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ptxsim import build
 from ptxsim.driver import Op, Simulator, simulator
 
 COLUMNS = ("", "warp instr", "DRAM bytes", "sectors / least", "wavefronts / least", "tensor MFLOP",
@@ -43,7 +46,8 @@ def row(c: dict[str, Any]) -> list[str]:
     return [
         f"{c['kernel']} <<<{', '.join(dims)}>>>", f"{c['warp_instructions']:,}",
         f"{c['dram_bytes']:,}", ratio(sectors, asked / 32), ratio(wavefronts, minimal),
-        f"{sum(c['tensor_operations'].values()) / 1e6:,.1f}", str(c["registers"]),
+        f"{sum(c['tensor_operations'].values()) / 1e6:,.1f}",
+        f"{c['registers']}{'' if c['registers_known'] else '?'}",
         f"{c['shared_bytes']:,}", f"{c['occupancy']:.0%}", f"{c['time_bound_s'] * 1e6:.3f} us",
         c["limited_by"],
     ]  # fmt: skip
@@ -76,6 +80,9 @@ def profile(arguments: argparse.Namespace) -> None:
     sim = simulator()
     checks = int(not arguments.no_checks)
     sim.reset(arguments.device, seed=arguments.seed, check_races=checks, check_unwritten=checks)
+    # Ops of warpweave come here as they are, if its kernels were built for the simulator.
+    if build.warpweave().is_file() and importlib.util.find_spec("warpweave"):
+        sim.serve(importlib.import_module("warpweave._native"))
     sys.argv = [arguments.script, *arguments.arguments]
     try:
         if Path(arguments.script).is_file():

@@ -107,7 +107,7 @@ def registers(ptx: str, kernel: str, arch: str) -> int:
     known = BUILD / "registers" / hashlib.sha256(f"{ptx}\0{kernel}\0{arch}".encode()).hexdigest()
     if not known.exists():
         known.parent.mkdir(parents=True, exist_ok=True)
-        source, partial = known.with_suffix(f".{os.getpid()}.ptx"), known.with_suffix(".partial")
+        source, partial = (known.with_suffix(f".{os.getpid()}{end}") for end in (".ptx", ""))
         source.write_text(ptx)
         said = _run(ptxas, f"-arch={arch}", f"--entry={kernel}", "-v", str(source), "-o",
                     os.devnull)  # fmt: skip

@@ -56,6 +56,13 @@ class Simulator:
         for name, value in options.items():
             self._check(self.c.ptxsim_set_option(name.encode(), value))
 
+    def serve(self, native: Any) -> None:
+        """Sends ops of `native`, warpweave._native, on CPU tensors to their CUDA kernels here, each
+        call under another schedule."""
+        hooks = (self.c.ptxsim_begin_call, self.c.ptxsim_end_call)
+        begin, end = (ctypes.cast(hook, ctypes.c_void_p).value or 0 for hook in hooks)
+        native.simulate_cuda(str(build.warpweave()), begin, end)
+
     @contextmanager
     def exposed(self, read: dict[str, NDArray[Any]], write: dict[str, NDArray[Any]],
                 written: bool = True) -> Iterator[None]:  # fmt: skip
