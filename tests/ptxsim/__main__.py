@@ -57,7 +57,7 @@ def op_row(op: Op, launches: list[dict[str, Any]]) -> list[str]:
     parts = launches[op.first : op.end]
     dram = sum(c["dram_bytes"] for c in parts)
     bound = sum(c["time_bound_s"] for c in parts)
-    return [f"{op.name}, {len(parts)} launches", f"{sum(c['warp_instructions'] for c in parts):,}",
+    return [f"{op.name}, launches: {len(parts)}", f"{sum(c['warp_instructions'] for c in parts):,}",
             f"{dram:,} = {dram / op.compulsory_bytes:.2f}x compulsory", *[""] * 6,
             f"{bound * 1e6:.3f} us", ""]  # fmt: skip
 

@@ -116,6 +116,7 @@ __global__ void bulk(const char* x, char* y) {
       : "memory");
 }
 
+// A box to shared memory and back.
 __global__ void tensor_copy(const __grid_constant__ CUtensorMap map, int row) {
   __shared__ __align__(1024) char s[1024];
   __shared__ uint64_t barrier;
@@ -126,6 +127,27 @@ __global__ void tensor_copy(const __grid_constant__ CUtensorMap map, int row) {
       "[%1, {%2, %3}], [%4];" ::"r"(at),
       "l"(&map), "r"(0), "r"(row), "r"(b)
       : "memory");
+  wait(b);
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%1, {%2, %3}], [%0];\n"
+      "cp.async.bulk.commit_group;\ncp.async.bulk.wait_group 0;" ::"r"(at),
+      "l"(&map), "r"(0), "r"(row)
+      : "memory");
+}
+
+// The first of two blocks loads a box for both.
+__global__ void __cluster_dims__(2) multicast(const __grid_constant__ CUtensorMap map, int row) {
+  __shared__ __align__(1024) char s[1024];
+  __shared__ uint64_t barrier;
+  uint32_t b = shared_address(&barrier);
+  if (threadIdx.x == 0) start(&barrier, 1024);
+  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+  if (threadIdx.x == 0 && blockIdx.x == 0)
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(s)),
+        "l"(&map), "r"(0), "r"(row), "r"(b), "h"(uint16_t(3))
+        : "memory");
   wait(b);
 }
 
@@ -184,7 +206,7 @@ RUN(clusters, (), clusters<<<4, 64>>>())
 RUN(wide, (float* x), wide<<<1, 1>>>(x))
 
 // A matrix of 20 rows of 64 bf16, in boxes of 8 rows.
-extern "C" int run_tensor_copy(void* x, int row) {
+static int run_with_map(void (*kernel)(CUtensorMap, int), int blocks, void* x, int row) {
   void* encode;
   cudaDriverEntryPointQueryResult found;
   cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault,
@@ -196,6 +218,8 @@ extern "C" int run_tensor_copy(void* x, int row) {
       &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, x, size, stride, box, step,
       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  tensor_copy<<<1, 32>>>(map, row);
+  kernel<<<blocks, 32>>>(map, row);
   return cudaDeviceSynchronize();
 }
+extern "C" int run_tensor_copy(void* x, int row) { return run_with_map(tensor_copy, 1, x, row); }
+extern "C" int run_multicast(void* x, int row) { return run_with_map(multicast, 2, x, row); }

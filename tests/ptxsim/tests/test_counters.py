@@ -147,11 +147,20 @@ def test_bulk_copies(run: Run) -> None:
 
 @pytest.mark.parametrize(("row", "rows"), [(0, 8), (16, 4), (-3, 5), (20, 0)])
 def test_tensor_copies(run: Run, row: int, rows: int) -> None:
-    """A box of 8 rows of 128 bytes: all of it is written to shared memory, inside or not."""
+    """A box of 8 rows of 128 bytes: shared memory gets all of it, global memory what is inside."""
     c = run("tensor_copy", zeros(20 * 64, np.uint16), row)
-    assert c["tma_load"] == {"bytes": rows * 128, "sectors": rows * 4}
-    assert c["loaded"] == rows * 4
-    assert c["tma"] == {"bytes": 1024, "actual": 8, "minimal": 8}
+    assert c["tma_load"] == c["tma_store"] == {"bytes": rows * 128, "sectors": rows * 4}
+    assert (c["loaded"], c["stored"]) == (rows * 4, rows * 4)
+    lines = 8 + rows
+    assert c["tma"] == {"bytes": lines * 128, "actual": lines, "minimal": lines}
+
+
+def test_multicast(run: Run) -> None:
+    """Global memory is read once, the shared memory of both blocks written."""
+    c = run("multicast", zeros(20 * 64, np.uint16), 0)
+    assert c["tma_load"] == {"bytes": 1024, "sectors": 32}
+    assert c["loaded_by_blocks"] == c["loaded"] == 32
+    assert c["tma"] == {"bytes": 2048, "actual": 16, "minimal": 16}
 
 
 def test_warpgroup_product(run: Run) -> None:
