@@ -168,6 +168,15 @@ void count_range(Block& block, uint64_t address, uint64_t bytes, bool is_store, 
   traffic.sectors += end - first;
 }
 
+void count_bulk(Warp& w, const Place& place, uint64_t bytes, bool is_store) {
+  Counters& c = *w.launch().counters;
+  if (place.shared_block)
+    count_lines(place.shared_offset, bytes, c.bulk);
+  else
+    count_range(*w.block, uint64_t(place.data), bytes, is_store,
+                is_store ? c.bulk_store : c.bulk_load);
+}
+
 Block& shared_block(Warp& w, const Op& op, int lane, uint32_t address) {
   const uint32_t rank =
       address >> kBlockShift;  // 0 is the block itself, else one more than the rank

@@ -64,6 +64,8 @@ void count_lines(uint32_t offset, uint64_t bytes, Wavefronts& count);
 // An instruction's sectors, in any order (they are sorted), or one contiguous piece.
 void count_sectors(Block& block, uint64_t* sectors, int n, bool is_store, Traffic& traffic);
 void count_range(Block& block, uint64_t address, uint64_t bytes, bool is_store, Traffic& traffic);
+// One side of a bulk copy.
+void count_bulk(Warp& w, const Place& place, uint64_t bytes, bool is_store);
 
 bool is_written(const Place& place, uint32_t bytes);  // local memory and parameters: always
 bool shared_written(const Block& block, uint32_t offset, uint32_t bytes);

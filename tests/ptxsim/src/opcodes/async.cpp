@@ -189,14 +189,8 @@ Flow run_bulk(Warp& w, const Op& op) {
     if (bytes == 0) return;
     const Place target = locate(w, op, f.to.space, l, to[l], bytes, Access::Kind::write);
     const Place source = locate(w, op, f.from.space, l, from[l], bytes, Access::Kind::read);
-    for (const auto& [place, is_store] : {std::pair(source, false), std::pair(target, true)}) {
-      Counters& c = *launch.counters;
-      if (place.shared_block)
-        count_lines(place.shared_offset, bytes, c.bulk);
-      else
-        count_range(*w.block, uint64_t(place.data), bytes, is_store,
-                    is_store ? c.bulk_store : c.bulk_load);
-    }
+    count_bulk(w, source, bytes, false);
+    count_bulk(w, target, bytes, true);
     Block* bar_block = nullptr;
     uint32_t bar_offset = 0;
     if (f.to_shared) {
