@@ -52,21 +52,6 @@ uint8_t* global_range(Warp& w, const Op& op, int lane, uint64_t address, uint64_
                       Access::Kind kind);
 uint8_t* shared_range(Warp& w, const Op& op, int lane, uint32_t address, uint32_t bytes,
                       Access::Kind kind, Block** block, uint32_t* offset);
-
-// --- Counting; what is counted says counters.h ---
-
-// One group: `n` pieces of `bytes` at these shared offsets.
-void count_wavefronts(const uint32_t* offsets, int n, uint32_t bytes, Wavefronts& count);
-// The lanes of a warp, in as many groups as they need.
-void count_wavefronts(const Place* places, uint32_t mask, uint32_t bytes, Wavefronts& count);
-// A copy of whole lines.
-void count_lines(uint32_t offset, uint64_t bytes, Wavefronts& count);
-// An instruction's sectors, in any order (they are sorted), or one contiguous piece.
-void count_sectors(Block& block, uint64_t* sectors, int n, bool is_store, Traffic& traffic);
-void count_range(Block& block, uint64_t address, uint64_t bytes, bool is_store, Traffic& traffic);
-// One side of a bulk copy.
-void count_bulk(Warp& w, const Place& place, uint64_t bytes, bool is_store);
-
 bool is_written(const Place& place, uint32_t bytes);  // local memory and parameters: always
 bool shared_written(const Block& block, uint32_t offset, uint32_t bytes);
 void mark_shared(Block& block, uint32_t offset, uint32_t bytes, bool written);

@@ -2,7 +2,6 @@
 // Barriers of warps, blocks and clusters, and fences: PTX ISA 9.7.13.
 #include <cstring>
 
-#include "engine/counters.h"
 #include "engine/lanes.h"
 #include "engine/memory.h"
 #include "engine/operands.h"
