@@ -5,7 +5,6 @@
 // A copy is queued when it is issued and done at a moment the schedule picks, at the latest when
 // something that the ISA says waits for it is executed. Source and destination are checked at
 // issue.
-#include <algorithm>
 #include <cstring>
 
 #include "engine/counting.h"
