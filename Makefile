@@ -19,7 +19,7 @@ demo: $(VENV)/ready
 	$(BIN)/warpweave generate "$(PROMPT)" --temperature 0.6 --top-p 0.9 --seed 1 --max-new-tokens 200
 
 test: $(VENV)/ready
-	$(BUILD) '.[test]'
+	WARPWEAVE_SIMULATION=ON $(BUILD) '.[test]'
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/ready

@@ -28,6 +28,9 @@ else()
 endif()
 
 set(CMAKE_CUDA_ARCHITECTURES ${WARPWEAVE_CUDA_ARCHS})
+if(WARPWEAVE_SIMULATION)  # PTX of what the simulator runs, beside the machine code
+  list(TRANSFORM CMAKE_CUDA_ARCHITECTURES REPLACE "^(80|90a|120a)-real$" "\\1")
+endif()
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
   message(FATAL_ERROR "warpweave: ${CMAKE_CUDA_COMPILER} is CUDA ${CMAKE_CUDA_COMPILER_VERSION}; "
@@ -39,14 +42,27 @@ message(STATUS "CUDA kernels: nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${cuda_arc
 
 set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 cannot ask nvcc for 20
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
-add_library(warpweave_cuda MODULE csrc/core/cuda.cu)
-target_include_directories(warpweave_cuda PRIVATE csrc)
-target_compile_definitions(warpweave_cuda PRIVATE WW_VERSION="${SKBUILD_PROJECT_VERSION}")
-target_compile_options(warpweave_cuda PRIVATE -Xfatbin=-compress-all -Xcompiler=-Wall,-Wextra
-  $<$<BOOL:${WARPWEAVE_WERROR}>:-Werror=all-warnings>)
+add_library(warpweave_cuda_objects OBJECT csrc/core/cuda.cu)
+target_include_directories(warpweave_cuda_objects PRIVATE csrc)
+target_compile_definitions(warpweave_cuda_objects PRIVATE WW_VERSION="${SKBUILD_PROJECT_VERSION}")
+target_compile_options(warpweave_cuda_objects PRIVATE -Xcompiler=-Wall,-Wextra
+  $<$<BOOL:${WARPWEAVE_WERROR}>:-Werror=all-warnings>
+  $<IF:$<BOOL:${WARPWEAVE_SIMULATION}>,--no-compress;-lineinfo,-Xfatbin=-compress-all>)
+
+add_library(warpweave_cuda MODULE $<TARGET_OBJECTS:warpweave_cuda_objects>)
 target_link_options(warpweave_cuda PRIVATE ${WW_EXPORTS} -Wl,--gc-sections -Wl,--no-undefined)
-set_target_properties(warpweave_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+set_target_properties(warpweave_cuda PROPERTIES LINKER_LANGUAGE CUDA CUDA_RUNTIME_LIBRARY Static)
 install(TARGETS warpweave_cuda LIBRARY DESTINATION warpweave)
+
+# The same objects for the simulator, which takes libcudart's place when it loads this.
+if(WARPWEAVE_SIMULATION)
+  add_library(warpweave_cuda_simulated MODULE $<TARGET_OBJECTS:warpweave_cuda_objects>)
+  target_link_options(warpweave_cuda_simulated PRIVATE ${WW_EXPORTS} -Wl,--gc-sections)
+  set_target_properties(warpweave_cuda_simulated PROPERTIES LINKER_LANGUAGE CUDA
+    CUDA_RUNTIME_LIBRARY None OUTPUT_NAME warpweave_cuda
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/build/ptxsim)  # tests/ptxsim/build.py's
+endif()
+
 # For this one file, so that turning CUDA on or off compiles no other again.
 set_property(SOURCE csrc/bindings/cuda_library.cpp APPEND PROPERTY
   COMPILE_DEFINITIONS WW_CUDA_ARCHS="${cuda_archs}")

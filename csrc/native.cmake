@@ -14,8 +14,8 @@ set(WW_WARNINGS -Wall -Wextra -Wpedantic -Wno-psabi $<$<BOOL:${WARPWEAVE_WERROR}
 
 pybind11_add_module(_native NO_EXTRAS
   csrc/bindings/module.cpp csrc/bindings/tensor.cpp csrc/bindings/cuda_library.cpp
-  csrc/core/cpu.cpp csrc/core/parallel.cpp csrc/core/segments.cpp csrc/core/slots.cpp
-  csrc/core/vector_math.cpp)
+  csrc/bindings/simulated_cuda.cpp csrc/core/cpu.cpp csrc/core/parallel.cpp csrc/core/segments.cpp
+  csrc/core/slots.cpp csrc/core/vector_math.cpp)
 target_include_directories(_native PRIVATE csrc)
 target_compile_options(_native PRIVATE ${WW_FLAGS_base} ${WW_WARNINGS})
 target_compile_definitions(_native PRIVATE
@@ -58,8 +58,8 @@ function(ww_op op kind)
   endif()
   ww_isa_objects(${op} ${op} ${WW_ISAS_${kind}})
   target_sources(_native PRIVATE csrc/${op}/${op}.cpp csrc/bindings/${op}_op.cpp)
-  if(arg_CUDA AND TARGET warpweave_cuda)
-    target_sources(warpweave_cuda PRIVATE csrc/${op}/${op}_cuda.cu)
+  if(arg_CUDA AND TARGET warpweave_cuda_objects)
+    target_sources(warpweave_cuda_objects PRIVATE csrc/${op}/${op}_cuda.cu)
   endif()
 endfunction()
 

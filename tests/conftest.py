@@ -34,24 +34,32 @@ def rng(seed: int) -> np.random.Generator:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "target" in metafunc.fixturenames:
+        import targets
+
+        metafunc.parametrize("target", targets.parameters(metafunc.module.OP), indirect=True)
     if "cpu_isa" in metafunc.fixturenames:
         from warpweave import _native
 
-        op = getattr(metafunc.module, "OP", None)  # only where it has a kernel of its own
-        targets = {k["target"] for k in _native.kernels() if k["op"] == op}
-        isas = [i for i in _native.cpu_isas() if op is None or f"cpu:{i}" in targets]
-        metafunc.parametrize("cpu_isa", isas, indirect=True)
+        metafunc.parametrize("cpu_isa", _native.cpu_isas(), indirect=True)
 
 
 @pytest.fixture
 def cpu_isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once for each instruction set of this machine."""
-    from warpweave import _native
+    import targets
 
-    before = _native.cpu_isa()
-    _native.set_cpu_isa(request.param)
-    yield request.param
-    _native.set_cpu_isa(before)
+    with targets.use(f"cpu:{request.param}"):
+        yield request.param
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once for each target of the module's OP."""
+    import targets
+
+    with targets.use(request.param):
+        yield request.param
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import targets
 from warpweave import testing as kit
 
 Case = dict[str, Any]
@@ -24,9 +25,11 @@ def fresh(t: Tensor) -> Tensor:
 def run(op: kit.Op, case: Case, mutated: Iterable[str] = ()) -> tuple[Tensor, ...]:
     """The results of `op`, then the `mutated` arguments after the call; `case` stays as it is."""
     case = case | {name: fresh(case[name]) for name in mutated if case.get(name) is not None}
+    case = {k: targets.place(v) if isinstance(v, Tensor) else v for k, v in case.items()}
     result = op(**case)
     results = result if isinstance(result, tuple) else (result,)
-    return (*results, *(case[name] for name in mutated if case.get(name) is not None))
+    results = (*results, *(case[name] for name in mutated if case.get(name) is not None))
+    return tuple(t.cpu() for t in results)
 
 
 def doubled(case: Case) -> Case:
@@ -66,10 +69,11 @@ def assert_same_runs(runs: Iterable[tuple[Tensor, ...]]) -> None:
             kit.assert_same_bits(b, a)
 
 
-def check_threads(op: kit.Op, case: Case, mutated: Iterable[str] = ()) -> None:
-    """The same bits with one thread and with two, and twice (use the `threads` fixture)."""
+def check_repeatable(op: kit.Op, case: Case, mutated: Iterable[str] = ()) -> None:
+    """The same bits every time: with one thread, with two and again (use the `threads` fixture); on
+    a simulated device, where each call has another schedule, eight times."""
     runs = []
-    for n in (1, 2, 2):
+    for n in (1, 2, 2) if targets.current.startswith("cpu") else (1,) * 8:
         torch.set_num_threads(n)
         runs.append(run(op, case, mutated))
     assert_same_runs(runs)

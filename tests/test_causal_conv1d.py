@@ -13,7 +13,7 @@ from native import (
     check_case,
     check_compiled,
     check_refused,
-    check_threads,
+    check_repeatable,
     far_apart,
     run,
 )
@@ -122,7 +122,7 @@ FAULTS: dict[str, kit.Fault] = {
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_accuracy(cpu_isa: str, dtype: torch.dtype) -> None:
+def test_accuracy(target: str, dtype: torch.dtype) -> None:
     check(ops.causal_conv1d, dtype)
 
 
@@ -131,9 +131,9 @@ def test_planted_faults() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_layouts_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.dtype) -> None:
+def test_layouts_strides_and_threads(target: str, threads: None, dtype: torch.dtype) -> None:
     case = make(2, 70, 300, 4, dtype, "absi")
-    check_threads(ops.causal_conv1d, case)
+    check_repeatable(ops.causal_conv1d, case)
     expected = run(ops.causal_conv1d, case)
     tensors = {k: v for k, v in case.items() if isinstance(v, torch.Tensor)}
     for change in (
@@ -149,7 +149,7 @@ def test_layouts_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.d
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 3, 4, 8, 255, 256])
-def test_a_cut_sequence_continues(cpu_isa: str, cut: int) -> None:
+def test_a_cut_sequence_continues(target: str, cut: int) -> None:
     case = make(2, 40, 300, 4, BF16, "abs")
     whole, final = ops.causal_conv1d(**case)
     head, state = ops.causal_conv1d(**case | {"x": case["x"][..., :cut]})
@@ -158,7 +158,7 @@ def test_a_cut_sequence_continues(cpu_isa: str, cut: int) -> None:
     kit.assert_same_bits(state, final)
 
 
-def test_offsets_past_two_to_the_31(cpu_isa: str) -> None:
+def test_offsets_past_two_to_the_31(target: str) -> None:
     for dim in (1, 2):
         case = make(1, 20, 12, 4, BF16, "ab", channel_last=dim == 2)
         expected = ops.causal_conv1d(**case)[0]

@@ -14,7 +14,7 @@ from native import (
     check_case,
     check_compiled,
     check_refused,
-    check_threads,
+    check_repeatable,
     run,
 )
 from warpweave import ops
@@ -111,7 +111,7 @@ FAULTS: dict[str, kit.Fault] = {
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_accuracy(cpu_isa: str, dtype: torch.dtype) -> None:
+def test_accuracy(target: str, dtype: torch.dtype) -> None:
     check(ops.causal_conv1d_update, dtype)
 
 
@@ -119,7 +119,7 @@ def test_planted_faults() -> None:
     kit.assert_all_caught(ops.causal_conv1d_update, FAULTS, check)
 
 
-def test_continues_the_convolution(cpu_isa: str) -> None:
+def test_continues_the_convolution(target: str) -> None:
     # Steps of 1, 2 and 18 tokens are the convolution of the whole sequence, bit by bit.
     case = make(2, 70, 21, 4, 6)
     x, filters = case["x"], {k: case[k] for k in ("weight", "bias", "activation")}
@@ -136,7 +136,7 @@ def test_continues_the_convolution(cpu_isa: str) -> None:
     kit.assert_same_bits(state, x[..., -6:].roll(21 % 6, -1))
 
 
-def test_strides(cpu_isa: str) -> None:
+def test_strides(target: str) -> None:
     for shape in ((2, 70, None, 4, 3), (2, 70, 3, 4, 4), (2, 70, 3, 3, 5)):
         for circular in (False, True):
             case = make(*shape, circular=circular)
@@ -150,11 +150,11 @@ def test_strides(cpu_isa: str) -> None:
     assert int(whole.isnan().sum()) == whole.numel() - 48, "wrote outside the state"
 
 
-def test_threads(cpu_isa: str, threads: None) -> None:
-    check_threads(ops.causal_conv1d_update, make(5, 6144, 2, 4, 4), MUTATED)
+def test_threads(target: str, threads: None) -> None:
+    check_repeatable(ops.causal_conv1d_update, make(5, 6144, 2, 4, 4), MUTATED)
 
 
-def test_offsets_past_32_bits(cpu_isa: str) -> None:
+def test_offsets_past_32_bits(target: str) -> None:
     # Virtual memory: the pool has over 2^31 elements, two slots of it are ever touched.
     case = make(2, 256, None, 4, 4)
     pool = torch.empty((1 << 31) // 1024 + 8, 256, 4, dtype=BF16)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native import Case, check_case, check_compiled, check_refused, check_threads, far_apart, run
+from native import Case, check_case, check_compiled, check_refused, check_repeatable, far_apart, run
 from warpweave import ops
 from warpweave import reference as ref
 from warpweave import testing as kit
@@ -68,7 +68,7 @@ def _to_the_end(a: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_accuracy(cpu_isa: str, dtype: torch.dtype) -> None:
+def test_accuracy(target: str, dtype: torch.dtype) -> None:
     check(ops.grouped_gemm, dtype)
 
 
@@ -77,7 +77,7 @@ def test_planted_faults() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 31, 32, 33, 64])
-def test_exact_on_integers(cpu_isa: str, rows: int) -> None:
+def test_exact_on_integers(target: str, rows: int) -> None:
     """Every sum is a small integer, so each order of addition and each path has the same bits."""
     g = kit.generator(f"integers{rows}")
     a = torch.randint(-4, 5, (2 * rows, 77), generator=g).to(BF16)
@@ -89,16 +89,16 @@ def test_exact_on_integers(cpu_isa: str, rows: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.dtype) -> None:
+def test_strides_and_threads(target: str, threads: None, dtype: torch.dtype) -> None:
     case = make(130, 70, 40, 4, dtype, "relu2")
-    check_threads(ops.grouped_gemm, case)
+    check_repeatable(ops.grouped_gemm, case)
     expected = run(ops.grouped_gemm, case)[0]
     for change in (kit.strided, lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2)):
         moved = case | {"a": change(case["a"]), "b": change(case["b"])}
         kit.assert_same_bits(ops.grouped_gemm(**moved), expected)
 
 
-def test_offsets_past_two_to_the_31(cpu_isa: str) -> None:
+def test_offsets_past_two_to_the_31(target: str) -> None:
     case = make(40, 64, 32, 3, BF16)
     expected = ops.grouped_gemm(**case)
     for name in ("a", "b"):

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from native import Case, check_case, check_compiled, check_refused, check_threads, far_apart, run
+from native import Case, check_case, check_compiled, check_refused, check_repeatable, far_apart, run
 from warpweave import ops
 from warpweave import reference as ref
 from warpweave import testing as kit
@@ -64,7 +64,7 @@ FAULTS: dict[str, kit.Fault] = {
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_accuracy(cpu_isa: str, dtype: torch.dtype) -> None:
+def test_accuracy(target: str, dtype: torch.dtype) -> None:
     check(ops.latent_moe, dtype)
 
 
@@ -73,14 +73,14 @@ def test_planted_faults() -> None:
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.dtype) -> None:
+def test_strides_and_threads(target: str, threads: None, dtype: torch.dtype) -> None:
     case = make(70, 96, 40, 4, 72, 2, 33, dtype)
-    check_threads(ops.latent_moe, case)
+    check_repeatable(ops.latent_moe, case)
     moved = {name: kit.strided(t) for name, t in case.items()}
     kit.assert_same_bits(ops.latent_moe(**moved), run(ops.latent_moe, case)[0])
 
 
-def test_offsets_past_two_to_the_31(cpu_isa: str) -> None:
+def test_offsets_past_two_to_the_31(target: str) -> None:
     case = make(40, 64, 32, 3, 33, 2, 40)
     expected = ops.latent_moe(**case)
     for name in ("x", "up", "down"):

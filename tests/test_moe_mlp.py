@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native import Case, check_case, check_compiled, check_refused, check_threads, far_apart, run
+from native import Case, check_case, check_compiled, check_refused, check_repeatable, far_apart, run
 from warpweave import ops
 from warpweave import reference as ref
 from warpweave import testing as kit
@@ -66,7 +66,7 @@ FAULTS: dict[str, kit.Fault] = {
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_accuracy(cpu_isa: str, dtype: torch.dtype) -> None:
+def test_accuracy(target: str, dtype: torch.dtype) -> None:
     check(ops.moe_mlp, dtype)
 
 
@@ -75,9 +75,9 @@ def test_planted_faults() -> None:
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.dtype) -> None:
+def test_strides_and_threads(target: str, threads: None, dtype: torch.dtype) -> None:
     case = make(70, 40, 4, 72, 2, dtype)
-    check_threads(ops.moe_mlp, case)
+    check_repeatable(ops.moe_mlp, case)
     expected = run(ops.moe_mlp, case)[0]
     moved = {name: kit.strided(t) for name, t in case.items()}
     kit.assert_same_bits(ops.moe_mlp(**moved), expected)
@@ -86,7 +86,7 @@ def test_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.dtype) ->
     kit.assert_same_bits(ops.moe_mlp(**case | {"indices": case["indices"].long()}), expected)
 
 
-def test_all_tokens_to_one_expert(cpu_isa: str) -> None:
+def test_all_tokens_to_one_expert(target: str) -> None:
     case = make(90, 48, 3, 40, 1)
     case["indices"] = torch.full_like(case["indices"], 2)
     check_one(ops.moe_mlp, case)
@@ -94,7 +94,7 @@ def test_all_tokens_to_one_expert(cpu_isa: str) -> None:
     kit.assert_same_bits(ops.moe_mlp(**case), torch.zeros(90, 48, dtype=BF16))
 
 
-def test_offsets_past_two_to_the_31(cpu_isa: str) -> None:
+def test_offsets_past_two_to_the_31(target: str) -> None:
     case = make(40, 64, 3, 33, 2)
     expected = ops.moe_mlp(**case)
     for name in ("x", "up", "down"):

@@ -12,7 +12,7 @@ from native import (
     assert_same_runs,
     check_compiled,
     check_refused,
-    check_threads,
+    check_repeatable,
     doubled,
     run,
 )
@@ -137,7 +137,7 @@ def _from_behind(op: kit.Op, k: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("dtypes", DTYPES, ids=str)
-def test_accuracy(cpu_isa: str, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+def test_accuracy(target: str, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     check(ops.moe_route, dtypes)
 
 
@@ -145,7 +145,7 @@ def test_planted_faults() -> None:
     kit.assert_all_caught(ops.moe_route, FAULTS, check)
 
 
-def test_a_token_is_routed_alike_in_any_batch(cpu_isa: str) -> None:
+def test_a_token_is_routed_alike_in_any_batch(target: str) -> None:
     for dtypes in DTYPES:
         case = make(300, 1500, 61, 7, 1, 1, dtypes)
         both = ops.moe_route(**case)
@@ -154,7 +154,7 @@ def test_a_token_is_routed_alike_in_any_batch(cpu_isa: str) -> None:
             assert_same_runs([alone, tuple(t[i] for t in both)])
 
 
-def test_special_values(cpu_isa: str) -> None:
+def test_special_values(target: str) -> None:
     nan, inf = float("nan"), float("inf")
     off = torch.tensor([-inf, 0.0, -inf, -inf, 1.0, -inf])
     groups = {"n_group": 3, "topk_group": 2}
@@ -175,7 +175,7 @@ def test_special_values(cpu_isa: str) -> None:
         )
 
 
-def test_strides(cpu_isa: str) -> None:
+def test_strides(target: str) -> None:
     for dtypes in DTYPES:
         case = make(6, 70, 37, 5, 1, 1, dtypes)
         expected = run(ops.moe_route, case)
@@ -186,12 +186,12 @@ def test_strides(cpu_isa: str) -> None:
         assert_same_runs([expected, tuple(t.view(6, 5) for t in batched)])
 
 
-def test_threads(cpu_isa: str, threads: None) -> None:
-    check_threads(ops.moe_route, make(1, 4096, 512, 22, 1, 1))
-    check_threads(ops.moe_route, make(300, 256, 128, 6, 8, 4))
+def test_threads(target: str, threads: None) -> None:
+    check_repeatable(ops.moe_route, make(1, 4096, 512, 22, 1, 1))
+    check_repeatable(ops.moe_route, make(300, 256, 128, 6, 8, 4))
 
 
-def test_offsets_past_32_bits(cpu_isa: str) -> None:
+def test_offsets_past_32_bits(target: str) -> None:
     # Virtual memory: of two rows 4 GiB apart only the first elements are ever touched.
     case = make(2, 64, 8, 3, 1, 1)
     far = torch.empty(2, 1 << 31, dtype=BF16)[:, :64]

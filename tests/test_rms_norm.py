@@ -12,7 +12,7 @@ from native import (
     check_case,
     check_compiled,
     check_refused,
-    check_threads,
+    check_repeatable,
     run,
 )
 from warpweave import ops
@@ -101,7 +101,7 @@ FAULTS: dict[str, kit.Fault] = {
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_accuracy(cpu_isa: str, dtype: torch.dtype) -> None:
+def test_accuracy(target: str, dtype: torch.dtype) -> None:
     check(ops.rms_norm, dtype)
 
 
@@ -109,7 +109,7 @@ def test_planted_faults() -> None:
     kit.assert_all_caught(ops.rms_norm, FAULTS, check)
 
 
-def test_strides(cpu_isa: str) -> None:
+def test_strides(target: str) -> None:
     for form in FORMS:
         case = make((4, 6), 80, 20, form, BF16, BF16)
         expected = run(ops.rms_norm, case)
@@ -131,12 +131,12 @@ def test_strides(cpu_isa: str) -> None:
     kit.assert_same_bits(ops.rms_norm(**wide), ops.rms_norm(**row).expand(5, 24))
 
 
-def test_threads(cpu_isa: str, threads: None) -> None:
+def test_threads(target: str, threads: None) -> None:
     for form in FORMS:
-        check_threads(ops.rms_norm, make((70,), 1280, 640, form, BF16))
+        check_repeatable(ops.rms_norm, make((70,), 1280, 640, form, BF16))
 
 
-def test_offsets_past_32_bits(cpu_isa: str) -> None:
+def test_offsets_past_32_bits(target: str) -> None:
     # Virtual memory: of 4 GiB only two rows are ever touched.
     x = torch.empty(2, 1 << 31, dtype=BF16)[:, :64]
     x.copy_(torch.arange(128).view(2, 64))

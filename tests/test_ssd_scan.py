@@ -12,7 +12,7 @@ from native import (
     check_case,
     check_compiled,
     check_refused,
-    check_threads,
+    check_repeatable,
     doubled,
     far_apart,
     run,
@@ -138,7 +138,7 @@ FAULTS: dict[str, kit.Fault] = {
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_accuracy(cpu_isa: str, dtype: torch.dtype) -> None:
+def test_accuracy(target: str, dtype: torch.dtype) -> None:
     check(ops.ssd_scan, dtype)
 
 
@@ -149,7 +149,7 @@ def test_planted_faults() -> None:
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 @pytest.mark.parametrize("where", ["x", "B", "C", "dt", "z", "initial_states"])
 def test_nan_and_inf_reach_what_the_recurrence_reaches(
-    cpu_isa: str, dtype: torch.dtype, where: str
+    target: str, dtype: torch.dtype, where: str
 ) -> None:
     case = make(1, 70, 2, 16, 2, 8, 32, dtype, "sz")
     case["A"] = torch.tensor([-0.01, -0.5])  # no decay is zero in fp32 and a number in fp64
@@ -166,7 +166,7 @@ def test_nan_and_inf_reach_what_the_recurrence_reaches(
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_growing_states(cpu_isa: str, dtype: torch.dtype) -> None:
+def test_growing_states(target: str, dtype: torch.dtype) -> None:
     """Positive A: no factorisation of the decays that needs exponents below zero may be used."""
     case = make(1, 70, 4, 16, 1, 8, 32, dtype) | {"dt_limit": (0.0, 0.1)}
     case["A"] = torch.tensor([0.5, 1.0, -3.0, 2.0])
@@ -174,7 +174,7 @@ def test_growing_states(cpu_isa: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 16, 64, 256])
-def test_chunk_size_changes_rounding_only(cpu_isa: str, chunk: int) -> None:
+def test_chunk_size_changes_rounding_only(target: str, chunk: int) -> None:
     case = make(1, 150, 2, 32, 1, 16, chunk, F32, "siz")
     check_one(ops.ssd_scan, case)
 
@@ -192,7 +192,7 @@ def test_a_cut_sequence_continues(cut: int) -> None:
     torch.testing.assert_close(state, whole[1], rtol=1e-4, atol=1e-4)
 
 
-def test_steps_continue_a_scan(cpu_isa: str) -> None:
+def test_steps_continue_a_scan(target: str) -> None:
     case = make(2, 40, 4, 32, 2, 16, 16, F32, "sz")
     out, final = ops.ssd_scan(**case)
     head = {k: case[k][:, :30] for k in ("x", "dt", "B", "C", "z")}
@@ -205,9 +205,9 @@ def test_steps_continue_a_scan(cpu_isa: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.dtype) -> None:
+def test_strides_and_threads(target: str, threads: None, dtype: torch.dtype) -> None:
     case = make(2, 70, 4, 32, 2, 16, 32, dtype, "siz")
-    check_threads(ops.ssd_scan, case)
+    check_repeatable(ops.ssd_scan, case)
     expected = run(ops.ssd_scan, case)
     tensors = {k: v for k, v in case.items() if isinstance(v, torch.Tensor)}
     for change in (kit.strided, lambda t: kit.permuted(t, *reversed(range(t.dim())))):
@@ -219,7 +219,7 @@ def test_strides_and_threads(cpu_isa: str, threads: None, dtype: torch.dtype) ->
             kit.assert_same_bits(actual, e)
 
 
-def test_offsets_past_two_to_the_31(cpu_isa: str) -> None:
+def test_offsets_past_two_to_the_31(target: str) -> None:
     case = make(1, 20, 2, 8, 1, 8, 16, BF16, "z")
     expected = ops.ssd_scan(**case)[0]
     for name in ("x", "dt", "B", "C", "z"):

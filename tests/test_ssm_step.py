@@ -15,7 +15,7 @@ from native import (
     check_case,
     check_compiled,
     check_refused,
-    check_threads,
+    check_repeatable,
     run,
 )
 from warpweave import ops
@@ -132,7 +132,7 @@ def _free(indices: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_accuracy(cpu_isa: str, dtype: torch.dtype) -> None:
+def test_accuracy(target: str, dtype: torch.dtype) -> None:
     check(ops.ssm_step, dtype)
 
 
@@ -140,7 +140,7 @@ def test_planted_faults() -> None:
     kit.assert_all_caught(ops.ssm_step, FAULTS, check)
 
 
-def test_many_tokens_are_many_steps(cpu_isa: str) -> None:
+def test_many_tokens_are_many_steps(target: str) -> None:
     case = make(2, 6, 4, 40, 2, 32, BF16)
     out, state, stored = run(ops.ssm_step, case, MUTATED)
     steps = case | {"state": case["state"].clone()}
@@ -154,7 +154,7 @@ def test_many_tokens_are_many_steps(cpu_isa: str) -> None:
     kit.assert_same_bits(steps["state"], state)
 
 
-def test_strides(cpu_isa: str) -> None:
+def test_strides(target: str) -> None:
     for dtype in (F32, BF16):
         case = make(2, 3, 4, 40, 2, 19, BF16, dtype)
         expected = run(ops.ssm_step, case, MUTATED)
@@ -171,11 +171,11 @@ def test_strides(cpu_isa: str) -> None:
     assert_same_runs([run(ops.ssm_step, c, MUTATED) for c in (shared, copied)])
 
 
-def test_threads(cpu_isa: str, threads: None) -> None:
-    check_threads(ops.ssm_step, make(3, 2, 8, 64, 2, 128), MUTATED)
+def test_threads(target: str, threads: None) -> None:
+    check_repeatable(ops.ssm_step, make(3, 2, 8, 64, 2, 128), MUTATED)
 
 
-def test_offsets_past_32_bits(cpu_isa: str) -> None:
+def test_offsets_past_32_bits(target: str) -> None:
     # Virtual memory: the pool has over 2^31 elements, two slots of it are ever touched.
     case = make(2, None, 8, 64, 1, 128, options=False)
     pool = torch.empty((1 << 31) // (8 * 64 * 128) + 8, 8, 64, 128, dtype=BF16)

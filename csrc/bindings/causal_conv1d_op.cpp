@@ -51,11 +51,11 @@ std::tuple<Tensor, Tensor> causal_conv1d(const Tensor& x_in, const Tensor& weigh
   const int64_t sizes[] = {p.B, p.C, p.T};
   const int64_t strides[] = {p.C * p.T, last ? 1 : p.T, last ? p.C : 1};
   const Tensor out = empty_strided(x, sizes, strides, 3, dtype);
-  p.out = out.mutable_data_ptr();
+  p.out = mutable_data(out);
   p.out_stride_b = strides[0], p.out_stride_c = strides[1], p.out_stride_t = strides[2];
   const Tensor final_states =
       return_final_states ? empty(x, {p.num_seqs, p.C, p.W - 1}, dtype) : empty(x, {0}, dtype);
-  if (return_final_states) p.final_states = final_states.mutable_data_ptr();
+  if (return_final_states) p.final_states = mutable_data(final_states);
 
   launch(op, x, p, causal_conv1d_cpu, "ww_causal_conv1d");
   return {out, final_states};

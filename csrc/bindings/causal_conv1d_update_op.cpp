@@ -36,7 +36,7 @@ Tensor causal_conv1d_update(const Tensor& x, const Tensor& conv_state, const Ten
   p.x = data(x);
   p.x_stride[0] = x.stride(0), p.x_stride[1] = x.stride(1), p.x_stride[2] = time ? x.stride(2) : 0;
   state.shape({p.slots, p.C, p.S}, "(B or slots, C, S)").floating_of(p.dtype, p.dtype);
-  p.state = conv_state.mutable_data_ptr();
+  p.state = mutable_data(conv_state);
   for (int d = 0; d < 3; ++d) p.state_stride[d] = state.stride(d);
   p.weight = data(weight);
   if (bias)
@@ -53,7 +53,7 @@ Tensor causal_conv1d_update(const Tensor& x, const Tensor& conv_state, const Ten
   const int64_t sizes[] = {p.B, p.C, p.T};
   const int64_t strides[] = {p.C * p.T, channel_last ? 1 : p.T, channel_last ? p.C : 1};
   const Tensor out = empty_strided(x, sizes, strides, x.dim(), scalar_type(p.dtype));
-  p.out = out.mutable_data_ptr();
+  p.out = mutable_data(out);
   for (int d = 0; d < 3; ++d) p.out_stride[d] = strides[d];
   launch(op, x, p, causal_conv1d_update_cpu, "ww_causal_conv1d_update");
   return out;

@@ -22,7 +22,7 @@ Tensor grouped_gemm(const Tensor& a_in, const Tensor& b_in, const Tensor& offset
   p.offsets_is_int64 = Arg{op, "offsets", offsets}.shape({p.E}, "(E,)").like(a, "a").is_int64();
   p.offsets = data(offsets);
   const Tensor out = empty(a, {p.M, p.N}, scalar_type(p.dtype));
-  p.out = out.mutable_data_ptr(), p.out_stride_m = p.N;
+  p.out = mutable_data(out), p.out_stride_m = p.N;
 
   launch(op, a, p, grouped_gemm_cpu, "ww_grouped_gemm");
   return out;

@@ -47,11 +47,11 @@ Tensor latent_moe(const Tensor& x_in, const Tensor& weights, const Tensor& indic
 
   const ScalarType dtype = scalar_type(p.dtype);
   const Tensor workspace = empty(x, {p.T, (fc1 ? p.l : 0) + p.l + p.S}, dtype);
-  char* piece = static_cast<char*>(workspace.mutable_data_ptr());
+  char* piece = static_cast<char*>(mutable_data(workspace));
   const int64_t row = p.T * (p.dtype == DType::f32 ? 4 : 2);
   p.latent = piece, p.routed = piece += fc1 ? row * p.l : 0, p.shared = piece += row * p.l;
   const Tensor out = empty(x, {p.T, p.d}, dtype);
-  p.out = out.mutable_data_ptr();
+  p.out = mutable_data(out);
 
   launch(op, x, p, latent_moe_cpu, "ww_latent_moe");
   return out;

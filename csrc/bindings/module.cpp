@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/cuda_library.h"
+#include "bindings/simulated_cuda.h"
 #include "core/cpu.h"
 #include "core/numerics.h"
 #include "core/parallel.h"
@@ -69,6 +70,11 @@ py::dict cuda_info_dict() {
   out["built"] = info.built, out["loaded"] = info.loaded, out["archs"] = info.archs;
   out["device_count"] = info.device_count, out["problem"] = info.problem;
   return out;
+}
+
+void simulate(const std::string& library, uintptr_t begin, uintptr_t end) {
+  simulate_cuda(library, {reinterpret_cast<decltype(Simulator::begin)>(begin),
+                          reinterpret_cast<decltype(Simulator::end)>(end)});
 }
 
 py::dict build_info() {
@@ -142,6 +148,8 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         "The target that a call will take. ValueError if it cannot run there, with the reason.");
   m.def("cuda_info", &cuda_info_dict,
         "Whether CUDA ops can run: built, loaded, archs, device_count, problem.");
+  m.def("simulate_cuda", &simulate, py::arg("library"), py::arg("begin") = 0, py::arg("end") = 0,
+        "For tests: CPU tensors go to the CUDA kernels of this library; with '' no more.");
 
   py::module_ numerics =
       m.def_submodule("numerics", "Scalar and vector numerics of the kernels, for tests.");

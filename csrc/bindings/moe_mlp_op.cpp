@@ -47,7 +47,7 @@ Tensor moe_mlp(const Tensor& x_in, const Tensor& up, const Tensor& down, const T
   Arg{op, "x", x}.like(up, "up").floating_of(p.dtype, p.dtype);
   p.x = data(x), p.x_stride_t = x.stride(0);
   const Tensor out = empty(x, {p.T, p.K}, scalar_type(p.dtype));
-  p.out = out.mutable_data_ptr(), p.out_stride_t = p.K;
+  p.out = mutable_data(out), p.out_stride_t = p.K;
 
   launch(op, x, p, moe_mlp_cpu, "ww_moe_mlp");
   return out;

@@ -40,8 +40,8 @@ std::tuple<Tensor, Tensor> moe_route(const Tensor& x, const Tensor& weight,
   for (size_t i = 0; i + 1 < sizes.size(); ++i) p.rows *= sizes[i];
   const Tensor weights = empty(x, sizes.data(), x.dim(), ScalarType::Float);
   const Tensor indices = empty(x, sizes.data(), x.dim(), ScalarType::Int);
-  p.weights = static_cast<float*>(weights.mutable_data_ptr());
-  p.indices = static_cast<int32_t*>(indices.mutable_data_ptr());
+  p.weights = static_cast<float*>(mutable_data(weights));
+  p.indices = static_cast<int32_t*>(mutable_data(indices));
   launch(op, x, p, moe_route_cpu, "ww_moe_route");
   return {weights, indices};
 }

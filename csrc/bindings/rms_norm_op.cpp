@@ -42,9 +42,9 @@ std::pair<Tensor, OptTensor> run(const Tensor& x, const Tensor& weight, const Op
   rms_norm_check(p);
 
   const Tensor out = empty_like(x, scalar_type(p.dtype));
-  p.out = out.mutable_data_ptr();
+  p.out = mutable_data(out);
   OptTensor sum;
-  if (residual) sum = empty_like(x, scalar_type(p.dtype)), p.sum = sum->mutable_data_ptr();
+  if (residual) sum = empty_like(x, scalar_type(p.dtype)), p.sum = mutable_data(*sum);
   launch(op, x, p, rms_norm_cpu, "ww_rms_norm");
   return {out, sum};
 }

@@ -82,11 +82,11 @@ std::tuple<Tensor, Tensor> ssd_scan(const Tensor& x_in, const Tensor& dt, const 
   ssd_scan_check(p);
 
   const Tensor out = empty(x, {p.B, p.T, p.H, p.P}, scalar_type(p.dtype));
-  p.out = out.mutable_data_ptr();
+  p.out = mutable_data(out);
   const Tensor final_states = return_final_states
                                   ? empty(x, {p.num_seqs, p.H, p.P, p.N}, ScalarType::Float)
                                   : empty(x, {0}, ScalarType::Float);
-  if (return_final_states) p.final_states = static_cast<float*>(final_states.mutable_data_ptr());
+  if (return_final_states) p.final_states = static_cast<float*>(mutable_data(final_states));
 
   launch(op, x, p, ssd_scan_cpu, "ww_ssd_scan");
   return {out, final_states};

@@ -87,14 +87,14 @@ Tensor ssm_step(const Tensor& state, const Tensor& x, const Tensor& dt, const Te
         .shape({p.B, p.T, p.H, p.P, p.N}, "(B, T, H, P, N)")
         .like(x, "x")
         .floating_of(p.state_dtype, p.state_dtype);
-    p.intermediate = intermediate_states->mutable_data_ptr();
+    p.intermediate = mutable_data(*intermediate_states);
     copy_strides(*intermediate_states, p.intermediate_stride);
   }
-  p.state = state.mutable_data_ptr();
+  p.state = mutable_data(state);
   ssm_step_check(p);
 
   const Tensor out = empty_like(x, scalar_type(p.dtype));
-  p.out = out.mutable_data_ptr();
+  p.out = mutable_data(out);
   launch(op, x, p, ssm_step_cpu, "ww_ssm_step");
   return out;
 }

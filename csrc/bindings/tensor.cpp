@@ -124,7 +124,9 @@ Tensor empty_strided(const Tensor& like, const int64_t* sizes, const int64_t* st
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes, strides, aoti_dtype(dtype),
                                                   device_type, like.get_device_index(), &handle));
-  return Tensor(handle);
+  const Tensor made(handle);
+  note(made, Access::fresh);
+  return made;
 }
 
 Tensor empty(const Tensor& like, const int64_t* sizes, int64_t rank, ScalarType dtype) {

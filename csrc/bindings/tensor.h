@@ -13,6 +13,7 @@
 #include <string>
 #include <tuple>
 
+#include "bindings/simulated_cuda.h"
 #include "core/check.h"
 #include "core/segment.h"
 #include "core/types.h"
@@ -89,7 +90,15 @@ Tensor as_float32(const Tensor& t);
 void read_sequences(const char* op, const Tensor& x, const OptTensor& seq_idx,
                     const OptTensor& cu_seqlens, SequenceLayout& layout);
 
-inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
-inline const void* data(const OptTensor& t) { return t ? t->const_data_ptr() : nullptr; }
+// What a kernel reads, and what it writes.
+inline const void* data(const Tensor& t) {
+  note(t, Access::read);
+  return t.const_data_ptr();
+}
+inline const void* data(const OptTensor& t) { return t ? data(*t) : nullptr; }
+inline void* mutable_data(const Tensor& t) {
+  note(t, Access::write);
+  return t.mutable_data_ptr();
+}
 
 }  // namespace ww

@@ -59,6 +59,13 @@ def kernel_for(op: str, device: Literal["cpu", "cuda"] = "cpu") -> str:
 def cuda_info() -> CudaInfo:
     """Whether CUDA ops can run here, and what is missing if not."""
 
+def simulate_cuda(library: str, begin: int = 0, end: int = 0) -> None:
+    """For tests: ops on CPU tensors run the CUDA kernels of `library`, a libwarpweave_cuda.so whose
+    runtime is a simulator's; with '' they run the CPU kernels again.
+
+    `begin` and `end` are the addresses of the simulator's functions that csrc/bindings/
+    simulated_cuda.h describes. ValueError if the library cannot be loaded."""
+
 class _Numerics:
     """Scalar and vector numerics of the kernels, for tests.
 

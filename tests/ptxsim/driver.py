@@ -7,6 +7,7 @@ import ctypes
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from ptxsim import build
 
 _TEXTS = ("error", "cuda_failure", "load_error", "devices", "device", "report", "report_text",
-          "counters", "printed", "kernels", "parse", "forms")  # fmt: skip
+          "counters", "printed", "kernels", "ptx", "parse", "forms")  # fmt: skip
 
 
 Dims = int | tuple[int, ...]
@@ -27,6 +28,14 @@ def _dims(dims: Dims) -> tuple[int, ...]:
     return (*given, 1, 1)[:3]
 
 
+@dataclass
+class Op:
+    name: str
+    compulsory_bytes: int
+    first: int  # launch
+    end: int
+
+
 class Simulator:
     """One simulated device in this process."""
 
@@ -34,10 +43,12 @@ class Simulator:
         self.c = ctypes.CDLL(str(build.simulator()), mode=ctypes.RTLD_GLOBAL)
         for name in _TEXTS:
             getattr(self.c, f"ptxsim_{name}").restype = ctypes.c_char_p
+        self.c.ptxsim_begin_call.restype = self.c.ptxsim_end_call.restype = ctypes.c_char_p
         self.c.ptxsim_set_option.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
         self.c.ptxsim_expose.argtypes = [ctypes.c_void_p, ctypes.c_uint64, *[ctypes.c_int] * 2,
                                          ctypes.c_char_p]  # fmt: skip
         self.c.ptxsim_forget.argtypes = [ctypes.c_void_p]
+        self.ops: list[Op] = []
         self.c.ptxsim_launch.argtypes = [
             ctypes.c_int, ctypes.c_char_p, *[ctypes.POINTER(ctypes.c_uint32)] * 3, ctypes.c_uint64,
             ctypes.c_char_p, ctypes.c_uint64,
@@ -47,11 +58,22 @@ class Simulator:
         if status:
             raise RuntimeError(self.c.ptxsim_error().decode())
 
+    def device(self) -> dict[str, Any]:
+        return dict(json.loads(self.c.ptxsim_device()))
+
     def reset(self, device: str, **options: int) -> None:
         """Chooses the device and forgets everything of the one before."""
+        self.ops.clear()
         self._check(self.c.ptxsim_reset(device.encode()))
         for name, value in options.items():
             self._check(self.c.ptxsim_set_option(name.encode(), value))
+
+    def serve(self, native: Any) -> None:
+        """Sends ops of `native`, warpweave._native, on CPU tensors to their CUDA kernels here, each
+        call under another schedule."""
+        hooks = (self.c.ptxsim_begin_call, self.c.ptxsim_end_call)
+        begin, end = (ctypes.cast(hook, ctypes.c_void_p).value or 0 for hook in hooks)
+        native.simulate_cuda(str(build.warpweave()), begin, end)
 
     @contextmanager
     def exposed(self, read: dict[str, NDArray[Any]], write: dict[str, NDArray[Any]],
@@ -96,7 +118,28 @@ class Simulator:
     def reports(self) -> list[dict[str, Any]]:
         return [json.loads(self.c.ptxsim_report(i)) for i in range(self.c.ptxsim_report_count())]
 
+    def report_texts(self) -> list[str]:
+        count = self.c.ptxsim_report_count()
+        return [self.c.ptxsim_report_text(i).decode() for i in range(count)]
+
+    @contextmanager
+    def op(self, name: str, compulsory_bytes: int) -> Iterator[None]:
+        """Launches in here belong to an op that cannot move fewer bytes of global memory."""
+        first = self.c.ptxsim_launch_count()
+        yield
+        self.ops.append(Op(name, compulsory_bytes, first, self.c.ptxsim_launch_count()))
+
+    def ask_ptxas(self) -> None:
+        """Lets the simulator know the registers of all kernels that were launched."""
+        arch = self.device()["arch"]
+        for kernel in {c["symbol"] for c in self.counters() if not c["registers_known"]}:
+            ptx = self.c.ptxsim_ptx(kernel.encode())
+            if ptx is not None:  # unless its library is gone
+                count = build.registers(ptx.decode(), kernel, arch)
+                self._check(self.c.ptxsim_set_registers(kernel.encode(), count))
+
     def counters(self) -> list[dict[str, Any]]:
+        """What each launch did: src/engine/counters.h defines the fields."""
         return [json.loads(self.c.ptxsim_counters(i)) for i in range(self.c.ptxsim_launch_count())]
 
 

@@ -475,4 +475,11 @@ const Program* KernelPrograms::find(const ptx::Function* function) const {
   return found == programs_.end() ? nullptr : found->second.get();
 }
 
+const ptx::Instruction* KernelPrograms::at_line(uint32_t line) const {
+  for (const auto& [function, program] : programs_)
+    for (const ptx::Instruction& instruction : function->body)
+      if (instruction.line == line) return &instruction;
+  return nullptr;
+}
+
 }  // namespace ptxsim

@@ -142,6 +142,7 @@ class KernelPrograms {
                  const std::map<const ptx::Variable*, uint64_t>& globals);
   const Program& entry() const { return *programs_.at(&kernel_); }
   const Program* find(const ptx::Function* function) const;
+  const ptx::Instruction* at_line(uint32_t line) const;  // of the PTX; null if none is there
 
  private:
   const ptx::Function& kernel_;

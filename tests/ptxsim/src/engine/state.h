@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/async_op.h"
+#include "engine/sector_set.h"
 #include "engine/simulator.h"
 
 namespace ptxsim {
@@ -126,6 +127,7 @@ struct Block {
   std::vector<Warp> warps;
   NamedBarrier barriers[16];
   uint32_t threads = 0, live = 0;
+  SectorSet loaded, stored;  // of global memory, for the counters
   std::map<uint32_t, std::deque<std::shared_ptr<WgmmaProduct>>> warpgroups;  // products under way
 };
 

@@ -5,10 +5,9 @@
 // A copy is queued when it is issued and done at a moment the schedule picks, at the latest when
 // something that the ISA says waits for it is executed. Source and destination are checked at
 // issue.
-#include <algorithm>
 #include <cstring>
 
-#include "engine/counters.h"
+#include "engine/counting.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
 #include "engine/races.h"
@@ -49,7 +48,8 @@ Flow run_copy(Warp& w, const Op& op) {
       f.ignore == Op::kNone ? 0 : w.predicate(f.ignore) ^ (f.ignore_negated ? kAllLanes : 0);
   std::vector<Piece> pieces;
   Place counted[kLanes];
-  uint64_t sectors[2 * kLanes];
+  Counters& counters = *launch.counters;
+  uint64_t sectors[kLanes];
   int n = 0;
   for_active(w.mask, [&](int l) {
     Piece p{};
@@ -76,17 +76,12 @@ Flow run_copy(Warp& w, const Op& op) {
         finding(w, op, Report::Kind::unwritten_read, 1u << l,
                 "copies bytes that nothing wrote, at " + launch.memory.describe(uint64_t(p.from)));
       sectors[n++] = uint64_t(p.from) / 32;
-      if ((uint64_t(p.from) + p.live - 1) / 32 != sectors[n - 1])
-        sectors[n++] = (uint64_t(p.from) + p.live - 1) / 32;
-      launch.counters->global_load.bytes += p.live;
+      counters.cp_async_load.bytes += p.live;
     }
     pieces.push_back(p);
   });
-  std::sort(sectors, sectors + n);
-  n = int(std::unique(sectors, sectors + n) - sectors);
-  launch.counters->global_load.sectors += uint64_t(n);
-  launch.touch_sectors(sectors, n, launch.counters->global_load);
-  count_wavefronts(counted, w.mask, f.bytes, launch.counters->cp_async);
+  count_sectors(*w.block, sectors, n, false, counters.cp_async_load);
+  count_wavefronts(counted, w.mask, f.bytes, counters.cp_async);
 
   const Agent agent = launch.races ? launch.races->start_agent(w, w.mask, true, false) : Agent{};
   w.block->cluster->pending.push_back(

@@ -169,21 +169,26 @@ void decode_atomic(Decode& d) {
   const bool returns = d.instruction.opcode == "atom";
   if (!returns && d.mods.take("async")) return decode_async_reduction(d);
   AtomicForm& f = d.form<AtomicForm>();
-  const int semantics = d.mods.take_one_of({"relaxed", "acquire", "release", "acq_rel"});
-  f.order.acquires = semantics == 1 || semantics == 3;
-  f.order.releases = semantics >= 2;
   f.order.scope = Order::Scope::gpu;  // .relaxed.gpu is what no word means
   auto take_scope = [&] {
     const int scope = d.mods.take_one_of({"cta", "cluster", "gpu", "sys"});
     if (scope >= 0) f.order.scope = Order::Scope(scope);
     return scope >= 0;
   };
-  const bool scoped = take_scope();
+  auto take_semantics = [&] {
+    const int semantics = d.mods.take_one_of({"relaxed", "acquire", "release", "acq_rel"});
+    f.order.acquires |= semantics == 1 || semantics == 3;
+    f.order.releases |= semantics >= 2;
+    return semantics >= 0;
+  };
+  const bool ordered = take_semantics(), scoped = take_scope();
   const SpaceKind space = take_space(d);
   if (!scoped) take_scope();  // ptxas takes the space first, too
-  f.order.is_strong = true;
   f.what = AtomicOp(d.mods.require_one_of(
       {"exch", "cas", "add", "inc", "dec", "min", "max", "and", "or", "xor"}));
+  // ptxas takes the order behind the operation, too, where cooperative_groups has it.
+  if (!ordered && take_semantics()) take_scope();
+  f.order.is_strong = true;
   const bool noftz = d.mods.take("noftz");  // sums of halves keep subnormals
   const bool hint = d.mods.take("L2::cache_hint");
   const int vector = d.mods.take_one_of({"v2", "v4", "v8"});

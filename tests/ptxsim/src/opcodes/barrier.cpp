@@ -2,7 +2,6 @@
 // Barriers of warps, blocks and clusters, and fences: PTX ISA 9.7.13.
 #include <cstring>
 
-#include "engine/counters.h"
 #include "engine/lanes.h"
 #include "engine/memory.h"
 #include "engine/operands.h"
@@ -86,7 +85,6 @@ Flow run_block_barrier(Warp& w, const Op& op) {
           "barrier " + std::to_string(id) + " is entered with thread count " +
               std::to_string(count) + " while others wait there with " +
               std::to_string(bar.expected));
-  ++launch.counters->barriers;
   ++launch.progress;
   bar.expected = count;
   bar.arrived += form.aligned && count ? kLanes : uint32_t(std::popcount(w.mask));
@@ -106,7 +104,7 @@ Flow run_block_barrier(Warp& w, const Op& op) {
     f.arrived_at_barrier = true, f.barrier_id = id, f.barrier_generation = generation;
     f.wait = {Wait::Kind::block_barrier, 0, id, generation, 0};
   }
-  if (bar.arrived >= (count ? count : block.live)) complete_barrier(bar);
+  if (bar.arrived >= (count ? count : block.live)) complete_barrier(launch, bar);
   return form.kind == BlockBarrier::Kind::arrive ? Flow::next : Flow::wait;
 }
 
@@ -151,7 +149,7 @@ Flow run_cluster_arrive(Warp& w, const Op& op) {
   if (launch.races) launch.races->arrive_cluster(w, cluster.generation, op.immediate & 1);
   f.arrived_at_cluster = true, f.cluster_generation = cluster.generation;
   cluster.arrived += uint32_t(std::popcount(w.mask));
-  if (cluster.arrived >= cluster.live) cluster.arrived = 0, ++cluster.generation;
+  if (cluster.arrived >= cluster.live) complete_barrier(cluster);
   return Flow::next;
 }
 

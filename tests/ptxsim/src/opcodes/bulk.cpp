@@ -3,7 +3,7 @@
 // bytes a lane, through the async proxy.
 #include <cstring>
 
-#include "engine/counters.h"
+#include "engine/counting.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
 #include "engine/races.h"
@@ -109,7 +109,8 @@ Flow run_bulk(Warp& w, const Op& op) {
         });
       }
     }
-    launch.counters->bulk_bytes += bytes * c.targets.size();
+    count_bulk(w, c.source, bytes, false);
+    for (const auto& [place, block] : c.targets) count_bulk(w, place, bytes, true);
     if (launch.races) c.agent = launch.races->start_agent(w, 1u << l, false, true);
     const Agent agent = c.agent;
     w.block->cluster->pending.push_back({[c] { complete(c); }, f.to_shared ? 0 : w.bulk_group, &w,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstring>
 
+#include "engine/counters.h"
 #include "engine/lanes.h"
 #include "engine/races.h"
 #include "engine/waits.h"
@@ -79,6 +80,7 @@ uint64_t step_mbarrier(Launch& launch, Block& block, uint32_t offset, MbarrierSt
   if (launch.races && arrives) launch.races->release_mbarrier(w, lane, {}, block, offset);
   if (m.is_complete()) {
     m.complete_phase();
+    ++launch.counters->mbarrier_phases;
     if (launch.races) launch.races->end_phase(block, offset);
   }
   store_to(block, offset, m);

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "engine/counters.h"
+#include "engine/counting.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
 #include "engine/races.h"
@@ -103,6 +103,25 @@ void run_store_copy(const TmaCopy& c) {
   }
 }
 
+// Pieces of a sector that follow one another, as swizzled rows have them, are one. Returns the
+// bytes.
+uint64_t count_global_side(Warp& w, const TmaCopy& c) {
+  Counters& counters = *w.launch().counters;
+  Traffic& traffic = c.is_load ? counters.tma_load : counters.tma_store;
+  uint64_t start = 0, end = 0, bytes = 0;
+  const auto flush = [&] {
+    if (start != end) count_range(*w.block, start, end - start, !c.is_load, traffic);
+    bytes += end - start;
+  };
+  for (const TmaSegment& s : c.segments) {
+    if (!s.in_bounds) continue;
+    if (s.global != end) flush(), start = s.global;
+    end = s.global + s.bytes;
+  }
+  flush();
+  return bytes;
+}
+
 Flow run_tma(Warp& w, const Op& op) {
   const auto& f = *static_cast<const TmaForm*>(op.form);
   Launch& launch = w.launch();
@@ -145,14 +164,12 @@ Flow run_tma(Warp& w, const Op& op) {
     }
     c.transaction = tma_transaction_bytes(c.map) * (f.gather ? kGatherRows : 1);
     const uint32_t extent = tma_shared_bytes(c.map) * (f.gather ? kGatherRows : 1);
-    uint64_t bytes = 0;
     for (const TmaSegment& s : c.segments) {
       Allocation* allocation = nullptr;
       if (s.in_bounds) {
         allocation = locate(w, op, SpaceKind::global, l, s.global, s.bytes,
                             f.is_load ? Access::Kind::read : Access::Kind::write)
                          .allocation;
-        bytes += s.bytes;
         if (f.is_load && launch.options.check_unwritten &&
             !allocation->is_written(s.global, s.bytes))
           finding(w, op, Report::Kind::unwritten_read, 1u << l,
@@ -160,13 +177,14 @@ Flow run_tma(Warp& w, const Op& op) {
       }
       c.allocations.push_back(allocation);
     }
-    (f.is_load ? launch.counters->tma_load_bytes : launch.counters->tma_store_bytes) += bytes;
+    const uint64_t moved = count_global_side(w, c);
 
     auto add_target = [&](Block& block, uint32_t barrier) {
       if (uint64_t(place.shared_offset) + extent > block.shared.size())
         fault(w, op, Report::Kind::out_of_bounds, 1u << l,
               "the box of " + std::to_string(extent) + " bytes leaves the block's shared memory");
       c.targets.push_back({&block, barrier});
+      count_lines(place.shared_offset, f.is_load ? extent : moved, launch.counters->tma);
     };
     if (f.is_load) {
       const Place b = locate(w, op, f.mbarrier.space, l, barriers[l], 8, Access::Kind::atomic);

@@ -79,6 +79,7 @@ std::string json(const Report& r) {
       .add("ptx_line", r.ptx_line)
       .add("source", r.source)
       .add("text", r.text)
+      .add("repeated", r.repeated)
       .str();
 }
 
@@ -114,6 +115,12 @@ void set_option(const std::string& name, uint64_t value) {
     session().memory().limit = value;
   else
     throw std::invalid_argument("no option '" + name + "'");
+}
+
+KernelEntry& kernel_named(const std::string& name) {
+  for (KernelEntry* entry : registered_kernels())
+    if (entry->name == name && entry->binary->module) return loaded_kernel(entry->host);
+  throw std::invalid_argument("no kernel '" + name + "' is loaded");
 }
 
 const Report& report(int index) {
@@ -226,6 +233,17 @@ const char* ptxsim_kernels() {
     }
     return all.str();
   });
+}
+
+const char* ptxsim_ptx(const char* kernel) {
+  return guarded_text([&] {
+    return std::string(choose_image(kernel_named(kernel).binary->images, session().device())->text);
+  });
+}
+
+int ptxsim_set_registers(const char* kernel, int registers) {
+  return guarded(
+      [&] { session().simulator().set_registers(*kernel_named(kernel).kernel, registers); });
 }
 
 const char* ptxsim_parse(const char* ptx) {

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "core/simulator_api.h"
+
 #pragma GCC visibility push(default)
 extern "C" {
 
@@ -30,6 +32,9 @@ int ptxsim_set_option(const char* name, uint64_t value);
 int ptxsim_expose(const void* pointer, uint64_t bytes, int read_only, int written,
                   const char* name);
 int ptxsim_forget(const void* pointer);
+// The hooks of an op's call (core/simulator_api.h). Each call runs under the next seed.
+const char* ptxsim_begin_call(const ww::Extent* extents, int32_t count);
+const char* ptxsim_end_call();
 
 // --- What happened since the last ptxsim_clear() ---
 
@@ -45,6 +50,9 @@ const char* ptxsim_printed();               // what kernels printed
 
 int ptxsim_load_all();         // loads every registered module now; the number that failed
 const char* ptxsim_kernels();  // JSON: the kernels of loaded modules with their attributes
+const char* ptxsim_ptx(const char* kernel);  // the module that was loaded for a kernel, or null
+// Registers that ptxas gave a kernel: from now on its launches are held to them.
+int ptxsim_set_registers(const char* kernel, int registers);
 // The text as parsed and printed again, or null.
 const char* ptxsim_parse(const char* ptx);
 // JSON: the distinct instructions of the text without their operands ("ld.global.u32"), or null.

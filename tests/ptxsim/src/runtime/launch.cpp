@@ -44,10 +44,7 @@ void check_block(const KernelEntry& entry, const dim3& block) {
                                       " threads, launched with " + std::to_string(threads));
   }
   if (!attributes.registers_known) return;
-  // Registers are given to warps in units of 256.
-  const uint64_t warps = (threads + 31) / 32;
-  const uint64_t registers = uint64_t((attributes.registers * 32 + 255) / 256 * 256) * warps;
-  if (registers > uint64_t(session().device().registers_per_block))
+  if (resident_blocks(session().device(), threads, attributes.registers, 0) == 0)
     fail(cudaErrorLaunchOutOfResources, entry.name + ": " + std::to_string(threads) +
                                             " threads of " + std::to_string(attributes.registers) +
                                             " registers");

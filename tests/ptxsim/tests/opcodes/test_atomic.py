@@ -58,6 +58,8 @@ def atomics() -> Iterator[Atomic]:
         SPACES, OPERATIONS, ("", "noftz"), ("", "v2", "v4", "v8"), TYPES)]  # fmt: skip
     rows += [(o, c, s, "add", h, "", "u32") for o, c, s, h in grammar(
         ORDERS, SCOPES, SPACES, ("", "L2::cache_hint"))]  # fmt: skip
+    # cooperative_groups has the order behind the operation.
+    rows += [("", "", s, "add", f"{o}.gpu", "", "u32") for o, s in grammar(ORDERS[1:], SPACES)]
     for opcode, (order, scope, space, operation, extra, vector, kind) in grammar(
         ("atom", "red"), rows
     ):

@@ -199,7 +199,7 @@ MISCELLANY = [  # instruction, operands
     *((f, "d0, 1.0") for f in grammar(("createpolicy.fractional",), POLICIES,
                                       ("", "L2::evict_unchanged", "L2::evict_first"), ("b64",))),
     *((f, "d0, [d1], 128, 256") for f in grammar(
-        ("createpolicy.range",), ("", "global"), POLICIES[:2], ("", "L2::evict_unchanged"), ("b64",))),
+        ("createpolicy.range",), ("", "global"), POLICIES[:2], POLICIES[3:], ("b64",))),
     *((f, "d0, d1") for f in grammar(("alloca",), ("u64", "b64"))),
     *((f, "d0") for f in grammar(("stacksave", "stackrestore"), ("u64", "b64"))),
     *((("nanosleep", t), "5") for t in ("u32", "u64")),

@@ -42,11 +42,11 @@ def test_unknown_instruction_is_refused_with_its_line(text: str, part: str) -> N
     assert str(error.value).endswith(" at PTX line 11")
 
 
-@pytest.mark.parametrize(("target", "device"), [
+@pytest.mark.parametrize(("arch", "device"), [
     ("sm_90a", "A100"), ("sm_90", "A100"), ("sm_90a", "B200"), ("sm_100a", "H100"),
     ("sm_120a", "B200"), ("sm_100f", "RTXPRO6000"),
 ])  # fmt: skip
-def test_target_of_another_card_is_refused(target: str, device: str) -> None:
+def test_target_of_another_card_is_refused(arch: str, device: str) -> None:
     simulator().reset(device)
-    with pytest.raises(RuntimeError, match=f"is compiled for {target}"):
-        simulator().load(HEAD.replace("sm_90a", target) + ".entry k() { ret; }")
+    with pytest.raises(RuntimeError, match=f"is compiled for {arch}"):
+        simulator().load(HEAD.replace("sm_90a", arch) + ".entry k() { ret; }")

@@ -101,12 +101,12 @@ def test_meaning() -> None:
     assert set(PRINTED.splitlines()) <= printed
 
 
-@pytest.mark.parametrize(("name", "target"), [("checkers", "90a"), ("causal_conv1d", "90a")])
-def test_kernels(name: str, target: str, tmp_path: Path) -> None:
-    ptx = compiled(name, target).read_text()
+@pytest.mark.parametrize(("name", "arch"), [("checkers", "90a"), ("causal_conv1d", "90a")])
+def test_kernels(name: str, arch: str, tmp_path: Path) -> None:
+    ptx = compiled(name, arch).read_text()
     printed = simulator().parse(ptx)
     assert simulator().parse(printed) == printed
     if name == "checkers":  # ptxas takes its time
-        before = assemble(without_debug(ptx), target, tmp_path)
+        before = assemble(without_debug(ptx), arch, tmp_path)
         assert any(before.values())
-        assert assemble(without_debug(printed), target, tmp_path) == before
+        assert assemble(without_debug(printed), arch, tmp_path) == before

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// An op's call: the memory that it lends to its kernels, from before the launch until its work is
+// done.
+#include <algorithm>
+#include <vector>
+
+#include "runtime/control.h"
+#include "runtime/session.h"
+
+namespace ptxsim::runtime {
+namespace {
+
+struct Lent {
+  uint64_t begin, end;
+  bool read_only, is_fresh;
+  std::string name;
+};
+std::vector<Lent> lent;
+std::string problem;
+
+// Views of one tensor may interleave, so that only what is true of all of them can be checked.
+std::vector<Lent> merged(const ww::Extent* extents, int32_t count) {
+  std::vector<Lent> all;
+  for (const ww::Extent* e = extents; e != extents + count; ++e) {
+    const uint64_t begin = reinterpret_cast<uint64_t>(e->begin);
+    all.push_back({begin, begin + e->bytes, e->access == ww::Access::read,
+                   e->access == ww::Access::fresh, e->name});
+  }
+  std::sort(all.begin(), all.end(), [](const Lent& a, const Lent& b) { return a.begin < b.begin; });
+  std::vector<Lent> out;
+  for (Lent& next : all) {
+    if (out.empty() || next.begin >= out.back().end) {
+      out.push_back(std::move(next));
+      continue;
+    }
+    Lent& last = out.back();
+    last.end = std::max(last.end, next.end);
+    last.read_only &= next.read_only;
+    last.is_fresh &= next.is_fresh;
+    if (last.name != next.name) last.name += " and " + next.name;
+  }
+  return out;
+}
+
+template <typename F>
+const char* explained(F&& body) {
+  std::lock_guard lock(session().mutex);
+  try {
+    body();
+    return nullptr;
+  } catch (const std::exception& e) {
+    problem = e.what();
+    return problem.c_str();
+  }
+}
+
+void take_back() {
+  for (const Lent& l : lent) session().memory().forget(reinterpret_cast<void*>(l.begin));
+  lent.clear();
+}
+
+}  // namespace
+}  // namespace ptxsim::runtime
+
+using namespace ptxsim::runtime;
+
+const char* ptxsim_begin_call(const ww::Extent* extents, int32_t count) {
+  const char* failed = explained([&] {
+    ++session().simulator().options().seed;
+    for (Lent& l : merged(extents, count)) {
+      session().memory().expose(reinterpret_cast<void*>(l.begin), l.end - l.begin, l.read_only,
+                                !l.is_fresh, l.name);
+      lent.push_back(std::move(l));
+    }
+  });
+  if (failed) take_back();
+  return failed;
+}
+
+const char* ptxsim_end_call() {
+  const char* failed = explained([] { session().synchronize(); });
+  const char* kept = explained(take_back);
+  return failed ? failed : kept;
+}

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an op's tests run on: `cpu:<isa>`, a simulated device `sim:<arch>`, or `cuda`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ptxsim import build
+from warpweave import _native
+
+ROOT = Path(__file__).resolve().parent.parent
+SIMULATED = {"sim:sm_80": "A100", "sim:sm_90a": "H100", "sim:sm_120a": "RTX PRO 6000"}
+current = "cpu"  # the target of the running test
+
+
+def has_cuda_kernel(op: str) -> bool:
+    return (ROOT / "csrc" / op / f"{op}_cuda.cu").is_file()
+
+
+def missing(target: str) -> str:
+    """Why the target cannot be used here; empty if it can."""
+    if target == "cuda":
+        return _native.cuda_info()["problem"]
+    if target in SIMULATED and not build.warpweave().is_file():
+        return "the CUDA kernels were not built for the simulator: WARPWEAVE_SIMULATION=ON"
+    return ""
+
+
+def of_op(op: str) -> list[str]:
+    kernels = {k["target"] for k in _native.kernels() if k["op"] == op}
+    targets = [f"cpu:{i}" for i in _native.cpu_isas() if f"cpu:{i}" in kernels]
+    return [*targets, *SIMULATED, "cuda"] if has_cuda_kernel(op) else targets
+
+
+def parameters(op: str) -> list[object]:
+    def parameter(target: str) -> object:
+        reason = missing(target)
+        return pytest.param(target, marks=pytest.mark.skip(reason)) if reason else target
+
+    return [parameter(target) for target in of_op(op)]
+
+
+@contextmanager
+def use(target: str) -> Iterator[None]:
+    """Ops that native.run() calls go to the target's kernels. A report of the simulator's checkers
+    is an error."""
+    global current
+    before = current, _native.cpu_isa()
+    current = target
+    try:
+        if target.startswith("cpu:"):
+            _native.set_cpu_isa(target.removeprefix("cpu:"))
+        with simulated(SIMULATED[target]) if target in SIMULATED else nullcontext():
+            yield
+    finally:
+        current, isa = before
+        _native.set_cpu_isa(isa)
+
+
+@contextmanager
+def simulated(name: str, **options: int) -> Iterator[None]:
+    """Ops on CPU tensors run their CUDA kernels on this simulated device."""
+    from ptxsim.driver import simulator
+
+    sim = simulator()
+    sim.reset(name, **options)
+    sim.serve(_native)
+    try:
+        yield
+    finally:
+        _native.simulate_cuda("")
+        reports = sim.report_texts()
+    assert not reports, "\n".join(reports)
+
+
+def place(t: Tensor) -> Tensor:
+    """The tensor on the target's device, with its strides and the memory around it."""
+    if current != "cuda":
+        return t
+    storage = t.untyped_storage().to(device=torch.device("cuda"))
+    return torch.empty(0, dtype=t.dtype, device="cuda").set_(
+        storage, t.storage_offset(), t.shape, t.stride()
+    )
