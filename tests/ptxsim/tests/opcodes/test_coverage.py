@@ -34,10 +34,9 @@ from ptxsim.tests.opcodes import (
     test_warp,
 )
 from ptxsim.tests.opcodes.assembler import accepted
-from ptxsim.tests.ptx.sources import compiled, kernel_sources
+from ptxsim.tests.ptx.sources import architectures, compiled, kernel_sources
 
 FORMS = Path(oracles.__file__).parent / "forms.txt"
-TARGETS = ("80", "90a", "120a")
 
 # Modifiers that change nothing: caches are not simulated, and .uni is a promise of the compiler.
 NO_ACTION = re.compile(
@@ -123,8 +122,8 @@ def used() -> dict[str, set[str]]:
     for form in FORMS.read_text().split():
         found.setdefault(form, set()).add("oracles")
     for name in kernel_sources():
-        for target in TARGETS:
-            for form in simulator().forms(compiled(name, target).read_text()):
+        for arch in architectures(name):
+            for form in simulator().forms(compiled(name, arch).read_text()):
                 found.setdefault(form, set()).add(name)
     return found
 

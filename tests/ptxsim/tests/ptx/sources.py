@@ -20,6 +20,11 @@ def kernel_sources() -> dict[str, Path]:
     return found | {path.stem: path for path in build.HERE.glob("kernels/*.cu")}
 
 
+def architectures(name: str) -> tuple[str, ...]:
+    """What a source is compiled for; the simulator's kernels need one."""
+    return ("90a",) if kernel_sources()[name].is_relative_to(build.HERE) else ("80", "90a", "120a")
+
+
 def compiled(name: str, target: str) -> Path:
     """PTX for a target, "90a", compiled where a source changed."""
     source, ptx = kernel_sources()[name], build.BUILD / f"{name}_{target}.ptx"
