@@ -30,7 +30,9 @@ def refusal(line: str, head: str = BEFORE) -> str:
 def accepted(cases: Iterable[Case]) -> list[Case]:
     """Those whose instruction the simulator loads."""
     simulator().reset(DEVICE)
-    return [case for case in cases if not refusal(case.instruction())]
+    taken = [case for case in cases if not refusal(case.instruction())]
+    assert taken
+    return taken
 
 
 def ptxas_accepts(lines: Sequence[str], head: str = BEFORE) -> list[bool]:
