@@ -213,6 +213,10 @@ const char* ptxsim_printed() {
   return guarded_text([] { return session().simulator().printed(); });
 }
 
+int ptxsim_replace_ptx(const char* library, const char* ptx) {
+  return guarded([&] { replace_ptx(library, ptx); });
+}
+
 int ptxsim_load_all() {
   int failed = -1;
   guarded([&] {
