@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The oracles' libraries, compiled in the background from when they are asked for."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from ptxsim import build
+from ptxsim.driver import simulator
+from ptxsim.oracles import build as oracles
+
+# Each takes 15 to 60 s; the longest come first.
+ORDER = ("sm120_nvfp4", "sm120_mxfp8", "sm90_gemm", "sm90_mixed", "sm90_grouped", "sm90_e4m3",
+         "sm80_gemm", "sm80_grouped")  # fmt: skip
+GIGABYTES = 5  # that one needs at most
+
+_compiled: dict[str, Future[Path]] = {}
+
+
+def start(names: Iterable[str]) -> None:
+    """Begins to compile, two at a time if the memory is enough for that."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    pool = ThreadPoolExecutor(2 if memory > 2.5e9 * GIGABYTES else 1)
+    for name in sorted(names, key=ORDER.index):
+        _compiled[name] = pool.submit(
+            lambda name=name: oracles.build(name, build.BUILD / "oracles", build.nvcc())
+        )
+    pool.shutdown(wait=False)
+
+
+@cache
+def library(name: str) -> ctypes.CDLL:
+    """A library with the simulator as its CUDA runtime, waited for."""
+    simulator()
+    return oracles.load(_compiled[name].result())
+
+
+def ptx(name: str) -> str:
+    return oracles.ptx(_compiled[name].result())

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles the oracles that the chosen tests need while other tests run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ptxsim import build
+from ptxsim.tests.oracles import built
+from ptxsim.tests.oracles.cases import Oracle
+
+HERE = Path(__file__).resolve().parent
+ALL = "PTXSIM_ALL_ORACLES"
+
+
+def _oracle(item: pytest.Item) -> Oracle | None:
+    return (
+        item.callspec.params.get("oracle")
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else None
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: HERE in item.path.parents)  # last: until then they compile
+    for item in items:
+        oracle = _oracle(item)
+        if oracle and oracle.is_extra and not os.environ.get(ALL):
+            item.add_marker(pytest.mark.skip(reason=f"takes a minute to compile; {ALL}=1 runs it"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    oracles = [_oracle(item) for item in session.items if not item.get_closest_marker("skip")]
+    if not session.config.option.collectonly:
+        built.start({oracle.library for oracle in oracles if oracle})
+
+
+@pytest.fixture(autouse=True)
+def _compiled(request: pytest.FixtureRequest) -> None:
+    oracle = _oracle(request.node)
+    if oracle:
+        try:
+            built.library(oracle.library)
+        except (build.Missing, ModuleNotFoundError) as reason:
+            pytest.skip(f"the oracle cannot be built: {reason}")
