@@ -28,12 +28,13 @@ class Problem(NamedTuple):
 
 class Outcome(NamedTuple):
     status: int
-    reports: list[dict[str, Any]]
     exact: bool
+    reports: list[dict[str, Any]]  # but for known faults
+    known: set[tuple[str, str]]
 
     @property
     def clean(self) -> bool:
-        return self.status == 0 and not self.reports and self.exact
+        return self.status == 0 and self.exact and not self.reports
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,25 @@ class Oracle:
     library: str
     device: str
     problems: tuple[Callable[[np.random.Generator], Problem], ...]
+    # Faults of CUTLASS, harmless on today's cards: what is reported and in which line.
+    known: frozenset[tuple[str, str]] = frozenset()
     is_extra: bool = False  # not among those that every run of the tests compiles
 
     def run(self, problem: int, seed: int, ptx: str | None = None) -> Outcome:
         """One problem in one schedule, with the library's PTX or another."""
         library = built.library(self.library)
         sim = simulator()
-        sim.reset(self.device, seed=seed)
+        sim.reset(self.device, seed=seed, max_reports=1000)
         if ptx is not None:
             sim.replace_ptx(f"lib{self.library}-", ptx)
         given = self.problems[problem](np.random.default_rng(seed))
         with sim.exposed(given.read, given.write, written=False):
             status = given.call(getattr(library, self.entry))
             reports = sim.reports()
+        places = [(report["kind"], report["source"].rpartition("/")[2]) for report in reports]
+        new = [r for r, place in zip(reports, places, strict=True) if place not in self.known]
         exact = all(map(np.array_equal, given.write.values(), given.expected))
-        return Outcome(status, reports, exact)
+        return Outcome(status, exact, new, self.known.intersection(places))
 
 
 def pointer(array: Array | None) -> int | None:
@@ -77,17 +82,18 @@ def dense(
     b_type: DTypeLike,
     out: DTypeLike,
     *more: int,
+    adds: bool,
     a_columns: bool = False,
     b_rows: bool = False,
 ) -> Callable[[np.random.Generator], Problem]:
-    """d = a b + c, or for half of the seeds without a c, a b."""
+    """d = a b + c, or without `adds` d = a b."""
     m, n, k = shape
 
     def problem(rng: np.random.Generator) -> Problem:
         a, b = integers(rng, (m, k), a_type), integers(rng, (n, k), b_type)
         read = {"a": aligned(a.T if a_columns else a), "b": aligned(b.T if b_rows else b)}
         expected = a.astype(np.float32) @ b.astype(np.float32).T
-        if rng.integers(2):
+        if adds:
             read["c"] = aligned(integers(rng, (m, n), out))
             expected += read["c"].astype(np.float32)
         d = aligned(np.zeros((m, n), out))
@@ -173,37 +179,47 @@ def block_scaled(
 
 
 F16, F32 = np.float16, np.float32
+F16, F32 = np.float16, np.float32
 GROUPS = [(200, 136, 72), (0, 64, 64), (1, 8, 8), (130, 200, 200)]
-SM80 = (200, 136, 200), (1, 8, 16)
+SM80 = (200, 136, 200), (72, 264, 40)
 SM90 = (200, 136, 208), (328, 264, 592)
 
 
 def each(shapes: Sequence[tuple[int, int, int]], *more: Any, **layout: bool) -> tuple[Any, ...]:
-    return tuple(dense(shape, *more, **layout) for shape in shapes)
+    return tuple(dense(s, *more, adds=s is shapes[0], **layout) for s in shapes)
 
 
 ORACLES = (
     Oracle("sm80_bf16", "sm80_gemm", "A100", each(SM80, BF16, BF16, F32)),
     Oracle("sm80_f16", "sm80_gemm", "A100", each(SM80, F16, F16, F16, b_rows=True)),
     Oracle("sm80_s8", "sm80_gemm", "A100",
-           each([(200, 136, 208), (1, 4, 16)], np.int8, np.int8, np.int32)),
-    Oracle("sm80_tf32", "sm80_gemm", "A100", each([(201, 137, 71), (1, 1, 1)], F32, F32, F32)),
-    # Three slices of k, and the work of three multiprocessors.
+           each([(200, 136, 208), (72, 260, 48)], np.int8, np.int8, np.int32)),
+    Oracle("sm80_tf32", "sm80_gemm", "A100", each([(201, 137, 71), (3, 130, 5)], F32, F32, F32)),
     Oracle("sm80_bf16_split", "sm80_gemm", "A100", each(SM80, BF16, BF16, F32, 3)),
-    Oracle("sm80_bf16_stream", "sm80_gemm", "A100", each(SM80, BF16, BF16, F32, 3)),
+    # Whole tiles of d: stream-K would store their unused edges in its workspace, too, and those
+    # come from shared memory that nothing wrote. Who waits for the partial sums sees them by an
+    # atom.cas, which is relaxed, and reads them without a fence (barrier.h, wait_eq_reset).
+    Oracle("sm80_bf16_stream", "sm80_gemm", "A100",
+           each([(128, 128, 520), (128, 256, 392)], BF16, BF16, F32, 5),
+           known=frozenset({("race", "block_striped.h:165"), ("race", "functional.h:124")})),
     Oracle("sm80_grouped_bf16", "sm80_grouped", "A100",
            (grouped(GROUPS, F32, 3), grouped(GROUPS[2:3], F32, 0))),
-    # Two or four persistent blocks, so that each has several tiles.
+    # Two persistent blocks, so that each has several tiles and more steps of k than stages.
     Oracle("sm90_pingpong", "sm90_gemm", "H100", each(SM90, BF16, BF16, BF16, 2)),
     Oracle("sm90_cooperative", "sm90_gemm", "H100",
-           each(SM90, BF16, BF16, BF16, 4, a_columns=True)),
-    Oracle("sm90_e4m3", "sm90_e4m3", "H100", each(SM90, E4M3, E4M3, F32, 4), is_extra=True),
+           each(SM90, BF16, BF16, BF16, 2, a_columns=True)),
+    Oracle("sm90_e4m3", "sm90_e4m3", "H100", each(SM90, E4M3, E4M3, F32, 2), is_extra=True),
     Oracle("sm90_mixed", "sm90_mixed", "H100", each(SM90, np.int8, BF16, F32, 2), is_extra=True),
     Oracle("sm90_grouped_bf16", "sm90_grouped", "H100",
            (grouped(GROUPS, BF16, 4), grouped(GROUPS[2:3], BF16, 8))),
     Oracle("sm120_nvfp4", "sm120_nvfp4", "RTXPRO6000",
-           (block_scaled((200, 136, 288), True), block_scaled((1, 8, 32), True))),
+           (block_scaled((200, 136, 672), True), block_scaled((1, 8, 32), True))),
+    # At its end the scheduler warp stores an empty answer with all lanes, of which one then only
+    # counts bytes at the mbarrier (complete_tx, always relaxed): readers are ordered after none.
     Oracle("sm120_mxfp8", "sm120_mxfp8", "RTXPRO6000",
-           (block_scaled((200, 136, 272), False), block_scaled((1, 4, 16), False)), is_extra=True),
+           (block_scaled((200, 136, 272), False), block_scaled((1, 4, 16), False)),
+           known=frozenset({("race", "sm100_tile_scheduler.hpp:425"),
+                            ("hazard within a warp", "sm100_tile_scheduler.hpp:425")}),
+           is_extra=True),
 )  # fmt: skip
 NAMED = {oracle.entry: oracle for oracle in ORACLES}
