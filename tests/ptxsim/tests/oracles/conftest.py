@@ -14,6 +14,7 @@ from ptxsim.tests.oracles.cases import Oracle
 
 HERE = Path(__file__).resolve().parent
 ALL = "PTXSIM_ALL_ORACLES"
+TABLE = pytest.StashKey[list[str]]()
 
 
 def _oracle(item: pytest.Item) -> Oracle | None:
@@ -46,3 +47,22 @@ def _compiled(request: pytest.FixtureRequest) -> None:
             built.library(oracle.library)
         except (build.Missing, ModuleNotFoundError) as reason:
             pytest.skip(f"the oracle cannot be built: {reason}")
+
+
+@pytest.fixture
+def mutation_table(request: pytest.FixtureRequest) -> list[str]:
+    """Lines that are printed at the end."""
+    return request.config.stash.setdefault(TABLE, [])
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if table := config.stash.get(TABLE, None):
+        terminalreporter.section("faults planted into CUTLASS's kernels: what finds them, by seed")
+        terminalreporter.line("\n".join(table))
+        terminalreporter.line(
+            "R race, P race through the async proxy, H hazard within a warp,\n"
+            "A asynchronous operation in flight, U read of memory nothing wrote, O out of bounds,\n"
+            "D deadlock, M barrier misuse, w wrong result, - nothing"
+        )

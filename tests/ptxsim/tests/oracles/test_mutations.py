@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from ptxsim.tests.oracles import built
@@ -12,27 +10,16 @@ from ptxsim.tests.oracles.cases import NAMED, Oracle
 from ptxsim.tests.oracles.mutations import MUTATIONS, Mutation
 
 SEEDS = range(8)
-LETTERS = {  # of each report in the table
+LETTERS = {  # the table's, for a kind of report
     "race": "R",
     "race through the async proxy": "P",
     "hazard within a warp": "H",
-    "hazard of an asynchronous operation": "A",
+    "asynchronous operation in flight": "A",
     "read of memory nothing wrote": "U",
     "out of bounds": "O",
     "deadlock": "D",
     "barrier misuse": "M",
 }
-_rows: list[str] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _table(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    legend = ", ".join(f"{letter} {kind}" for kind, letter in LETTERS.items())
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    for line in (f"planted into CUTLASS, seeds {SEEDS.start} to {SEEDS.stop - 1}", *_rows,
-                 f"{legend}, w a wrong result, - nothing"):  # fmt: skip
-        reporter.write_line(line)
 
 
 @pytest.mark.parametrize(
@@ -40,12 +27,14 @@ def _table(request: pytest.FixtureRequest) -> Iterator[None]:
     [(NAMED[mutation.entry], mutation) for mutation in MUTATIONS],
     ids=[f"{mutation.entry}: {mutation.name}" for mutation in MUTATIONS],
 )
-def test_is_caught(oracle: Oracle, mutation: Mutation) -> None:
+def test_is_caught(oracle: Oracle, mutation: Mutation, mutation_table: list[str]) -> None:
     ptx = mutation.apply(built.ptx(oracle.library))
     found = []
     for seed in SEEDS:
         outcome = oracle.run(0, seed, ptx)
         kinds = sorted({LETTERS[report["kind"]] for report in outcome.reports})
         found.append("".join(kinds) or ("-" if outcome.clean else "w"))
-    _rows.append(f"{mutation.entry:17}{mutation.name:39}" + "".join(f"{x:4}" for x in found))
+    mutation_table.append(
+        f"{mutation.entry:17}{mutation.name:39}" + "".join(f"{x:4}" for x in found)
+    )
     assert "-" not in found
