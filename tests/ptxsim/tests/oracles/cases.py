@@ -43,7 +43,7 @@ class Oracle:
     library: str
     device: str
     problems: tuple[Callable[[np.random.Generator], Problem], ...]
-    # Faults of CUTLASS, harmless on today's cards: what is reported and in which line.
+    # What CUTLASS does against the letter of the ISA: the kind of report and its line.
     known: frozenset[tuple[str, str]] = frozenset()
     is_extra: bool = False  # not among those that every run of the tests compiles
 

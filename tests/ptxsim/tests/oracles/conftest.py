@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -12,21 +11,23 @@ from ptxsim import build
 from ptxsim.tests.oracles import built
 from ptxsim.tests.oracles.cases import Oracle
 
-HERE = Path(__file__).resolve().parent
 ALL = "PTXSIM_ALL_ORACLES"
 TABLE = pytest.StashKey[list[str]]()
 
 
 def _oracle(item: pytest.Item) -> Oracle | None:
-    return (
-        item.callspec.params.get("oracle")
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-        else None
-    )
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("oracle") if callspec else None
+
+
+def _place(item: pytest.Item) -> int:
+    """Oracles come last, for until then they compile, and in the order of that."""
+    oracle = _oracle(item)
+    return 1 + built.ORDER.index(oracle.library) if oracle else 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: HERE in item.path.parents)  # last: until then they compile
+    items.sort(key=_place)
     for item in items:
         oracle = _oracle(item)
         if oracle and oracle.is_extra and not os.environ.get(ALL):
