@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ptxsim import build
 
 _TEXTS = ("error", "cuda_failure", "load_error", "devices", "device", "report", "report_text",
-          "counters", "printed", "kernels", "ptx", "parse")  # fmt: skip
+          "counters", "printed", "kernels", "ptx", "parse", "forms")  # fmt: skip
 
 
 @dataclass
@@ -26,6 +26,14 @@ class Op:
     compulsory_bytes: int
     first: int  # launch
     end: int
+
+
+Dims = int | tuple[int, ...]
+
+
+def _dims(dims: Dims) -> tuple[int, ...]:
+    given = (dims,) if isinstance(dims, int) else dims
+    return (*given, 1, 1)[:3]
 
 
 class Simulator:
@@ -41,6 +49,10 @@ class Simulator:
                                          ctypes.c_char_p]  # fmt: skip
         self.c.ptxsim_forget.argtypes = [ctypes.c_void_p]
         self.ops: list[Op] = []
+        self.c.ptxsim_launch.argtypes = [
+            ctypes.c_int, ctypes.c_char_p, *[ctypes.POINTER(ctypes.c_uint32)] * 3, ctypes.c_uint64,
+            ctypes.c_char_p, ctypes.c_uint64,
+        ]  # fmt: skip
 
     def _check(self, status: int) -> None:
         if status:
@@ -80,6 +92,32 @@ class Simulator:
         finally:
             for array in (*read.values(), *write.values()):
                 self.c.ptxsim_forget(array.ctypes.data)
+
+    def load(self, ptx: str, name: str = "test.ptx") -> int:
+        """A module of PTX text, for launch(); it lives until the next reset."""
+        module = int(self.c.ptxsim_load(ptx.encode(), name.encode()))
+        self._check(min(module, 0))
+        return module
+
+    def launch(self, module: int, kernel: str, parameters: bytes = b"",
+               grid: Dims = 1, block: Dims = 32, cluster: Dims = 1,
+               dynamic_shared: int = 0) -> None:  # fmt: skip
+        """Runs a kernel; RuntimeError with the report if it faults."""
+        dims = [(ctypes.c_uint32 * 3)(*_dims(d)) for d in (grid, block, cluster)]
+        self._check(self.c.ptxsim_launch(module, kernel.encode(), *dims, dynamic_shared,
+                                         parameters, len(parameters)))  # fmt: skip
+
+    def parse(self, ptx: str) -> str:
+        """The text as parsed and printed again."""
+        return self._text(self.c.ptxsim_parse(ptx.encode()))
+
+    def forms(self, ptx: str) -> list[str]:
+        """The distinct instructions of a text, without their operands."""
+        return list(json.loads(self._text(self.c.ptxsim_forms(ptx.encode()))))
+
+    def _text(self, text: bytes | None) -> str:
+        self._check(text is None)
+        return (text or b"").decode()
 
     def reports(self) -> list[dict[str, Any]]:
         return [json.loads(self.c.ptxsim_report(i)) for i in range(self.c.ptxsim_report_count())]

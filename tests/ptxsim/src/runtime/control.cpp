@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/control.h"
 
+#include <set>
+
 #include "engine/counters.h"
 #include "engine/json.h"
-#include "runtime/launch.h"
+#include "runtime/direct.h"
 #include "runtime/registration.h"
 
 namespace ptxsim::runtime {
@@ -250,6 +252,34 @@ int ptxsim_set_registers(const char* kernel, int registers) {
 
 const char* ptxsim_parse(const char* ptx) {
   return guarded_text([&] { return ptxsim::ptx::print(ptxsim::ptx::parse(ptx)); });
+}
+
+const char* ptxsim_forms(const char* ptx) {
+  return guarded_text([&] {
+    std::set<std::string> forms;
+    for (const ptxsim::ptx::Function& f : ptxsim::ptx::parse(ptx).functions)
+      for (const ptxsim::ptx::Instruction& i : f.body) forms.insert(i.spelling());
+    ptxsim::JsonArray all;
+    for (const std::string& form : forms) all.add(ptxsim::quoted(form));
+    return all.str();
+  });
+}
+
+int ptxsim_load(const char* ptx, const char* name) {
+  int module = -1;
+  guarded([&] { module = load_direct(ptx, name); });
+  return module;
+}
+
+int ptxsim_launch(int module, const char* kernel, const uint32_t grid[3], const uint32_t block[3],
+                  const uint32_t cluster[3], uint64_t dynamic_shared, const void* parameters,
+                  uint64_t bytes) {
+  return guarded([&] {
+    const auto dim = [](const uint32_t d[3]) { return dim3(d[0], d[1], d[2]); };
+    const auto* first = static_cast<const uint8_t*>(parameters);
+    launch_direct(module, kernel, dim(grid), dim(block), dim(cluster), dynamic_shared,
+                  {first, first + bytes});
+  });
 }
 
 }  // extern "C"

@@ -176,9 +176,8 @@ int blocks_per_sm(const KernelEntry& entry, int64_t threads, size_t dynamic_shar
   return session().simulator().occupancy(*entry.kernel, uint64_t(threads), dynamic_shared);
 }
 
-Operation kernel_operation(const void* function, dim3 grid, dim3 block, void** arguments,
-                           size_t dynamic_shared, const LaunchOptions& options) {
-  const KernelEntry& entry = loaded_kernel(function);
+LaunchConfig checked_config(const KernelEntry& entry, dim3 grid, dim3 block, size_t dynamic_shared,
+                            const LaunchOptions& options) {
   check_shape(grid, block);
   check_block(entry, block);
   check_shared(entry, dynamic_shared);
@@ -190,6 +189,13 @@ Operation kernel_operation(const void* function, dim3 grid, dim3 block, void** a
   config.cooperative = options.cooperative;
   config.programmatic = options.programmatic;
   if (options.cooperative) check_cooperative(entry, grid, block, dynamic_shared);
+  return config;
+}
+
+Operation kernel_operation(const void* function, dim3 grid, dim3 block, void** arguments,
+                           size_t dynamic_shared, const LaunchOptions& options) {
+  const KernelEntry& entry = loaded_kernel(function);
+  const LaunchConfig config = checked_config(entry, grid, block, dynamic_shared, options);
   Operation operation{cudaGraphNodeTypeKernel,
                       [kernel = entry.kernel, config, bytes = copy_arguments(entry, arguments)] {
                         run(*kernel, config, bytes);
