@@ -22,15 +22,23 @@ GIGABYTES = 5  # that one needs at most
 _compiled: dict[str, Future[Path]] = {}
 
 
+def _compile(name: str) -> Path:
+    return oracles.build(name, build.BUILD / "oracles", build.nvcc())
+
+
 def start(names: Iterable[str]) -> None:
     """Begins to compile, two at a time if the memory is enough for that."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     pool = ThreadPoolExecutor(2 if memory > 2.5e9 * GIGABYTES else 1)
     for name in sorted(names, key=ORDER.index):
-        _compiled[name] = pool.submit(
-            lambda name=name: oracles.build(name, build.BUILD / "oracles", build.nvcc())
-        )
+        _compiled[name] = pool.submit(_compile, name)
     pool.shutdown(wait=False)
+
+
+def stop() -> None:
+    """Compiles nothing more than what is being compiled: the process would wait for all."""
+    for future in _compiled.values():
+        future.cancel()
 
 
 @cache

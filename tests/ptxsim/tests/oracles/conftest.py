@@ -40,6 +40,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         built.start({oracle.library for oracle in oracles if oracle})
 
 
+def pytest_sessionfinish() -> None:
+    built.stop()
+
+
 @pytest.fixture(autouse=True)
 def _compiled(request: pytest.FixtureRequest) -> None:
     oracle = _oracle(request.node)
