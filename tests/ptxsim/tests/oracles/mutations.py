@@ -29,7 +29,9 @@ def put(pattern: str, replacement: str = "", nth: int | None = 0) -> Callable[[s
 
     def edit(kernel: str) -> str:
         matches = list(re.finditer(pattern, kernel))
-        for match in reversed(matches if nth is None else matches[nth : nth + 1]):
+        if nth is not None:
+            matches = matches[nth:][:1]
+        for match in reversed(matches):
             kernel = kernel[: match.start()] + match.expand(replacement) + kernel[match.end() :]
         return kernel
 
@@ -103,6 +105,12 @@ SM90 = (
     ("wrong descriptor swizzle", "64 B instead of 128 B, in all wgmma",
      put(r"(or\.b64 %rd\d+, %rd\d+), 46116862\d+;", r"\1, -9223371761976803328;", None)),
 )  # fmt: skip
+GROUPED = (
+    ("drop the publication of a tensor map", "producer: that of a for the next group",
+     put(r"tensormap\.cp_fenceproxy[^;]*;", nth=-2)),
+    ("drop tensormap.replace of an extent", "producer: the rows of a in the next group",
+     put(r"tensormap\.replace\.tile\.global_dim[^;]*, 1, [^;]*;", nth=-2)),
+)  # fmt: skip
 SM120 = (
     *TMA,
     ("skip the full barrier", "consumer: the wait before the first ldmatrix", put(FULL, TRUE)),
@@ -112,6 +120,7 @@ PLACES = {
     "sm80_bf16_split": SPLIT,
     "sm90_pingpong": SM90,
     "sm90_cooperative": SM90,
+    "sm90_grouped_bf16": GROUPED,
     "sm120_nvfp4": SM120,
 }
 MUTATIONS = tuple(
