@@ -23,6 +23,7 @@ _compiled: dict[str, Future[Path]] = {}
 
 
 def _compile(name: str) -> Path:
+    build.simulator()  # first, for all tests wait for it
     return oracles.build(name, build.BUILD / "oracles", build.nvcc())
 
 
