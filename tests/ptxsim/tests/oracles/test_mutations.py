@@ -35,6 +35,6 @@ def test_is_caught(oracle: Oracle, mutation: Mutation, mutation_table: list[str]
         kinds = sorted({LETTERS[report["kind"]] for report in outcome.reports})
         found.append("".join(kinds) or ("-" if outcome.clean else "w"))
     mutation_table.append(
-        f"{mutation.entry:18}{mutation.name:39}" + "".join(f"{x:4}" for x in found)
+        f"{mutation.entry:18}{mutation.name:38}" + "".join(f"{x:5}" for x in found)
     )
     assert "-" not in found
