@@ -36,6 +36,14 @@ class Op:
     end: int
 
 
+Dims = int | tuple[int, ...]
+
+
+def _dims(dims: Dims) -> tuple[int, ...]:
+    given = (dims,) if isinstance(dims, int) else dims
+    return (*given, 1, 1)[:3]
+
+
 class Simulator:
     """One simulated device in this process."""
 
@@ -74,6 +82,10 @@ class Simulator:
         hooks = (self.c.ptxsim_begin_call, self.c.ptxsim_end_call)
         begin, end = (ctypes.cast(hook, ctypes.c_void_p).value or 0 for hook in hooks)
         native.simulate_cuda(str(build.warpweave()), begin, end)
+
+    def replace_ptx(self, library: str, ptx: str) -> None:
+        """Until the next reset, the loaded library of this file name holds that PTX."""
+        self._check(self.c.ptxsim_replace_ptx(library.encode(), ptx.encode()))
 
     @contextmanager
     def exposed(self, read: dict[str, NDArray[Any]], write: dict[str, NDArray[Any]],

@@ -215,6 +215,10 @@ const char* ptxsim_printed() {
   return guarded_text([] { return session().simulator().printed(); });
 }
 
+int ptxsim_replace_ptx(const char* library, const char* ptx) {
+  return guarded([&] { replace_ptx(library, ptx); });
+}
+
 int ptxsim_load_all() {
   int failed = -1;
   guarded([&] {
@@ -237,7 +241,9 @@ const char* ptxsim_kernels() {
 
 const char* ptxsim_ptx(const char* kernel) {
   return guarded_text([&] {
-    return std::string(choose_image(kernel_named(kernel).binary->images, session().device())->text);
+    const FatBinary& binary = *kernel_named(kernel).binary;
+    if (!binary.replacement.empty()) return binary.replacement;
+    return std::string(choose_image(binary.images, session().device())->text);
   });
 }
 

@@ -48,6 +48,9 @@ const char* ptxsim_printed();               // what kernels printed
 
 // --- Modules ---
 
+// Until the next reset, the library whose file name contains `library` holds this PTX instead of its
+// own. Only before the first use of what is in it.
+int ptxsim_replace_ptx(const char* library, const char* ptx);
 int ptxsim_load_all();         // loads every registered module now; the number that failed
 const char* ptxsim_kernels();  // JSON: the kernels of loaded modules with their attributes
 const char* ptxsim_ptx(const char* kernel);  // the module that was loaded for a kernel, or null
