@@ -20,14 +20,6 @@ _TEXTS = ("error", "cuda_failure", "load_error", "devices", "device", "report", 
           "counters", "printed", "kernels", "ptx", "parse", "forms")  # fmt: skip
 
 
-Dims = int | tuple[int, ...]
-
-
-def _dims(dims: Dims) -> tuple[int, ...]:
-    given = (dims,) if isinstance(dims, int) else dims
-    return (*given, 1, 1)[:3]
-
-
 @dataclass
 class Op:
     name: str
