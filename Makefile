@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # demo   build, and let the shipped model continue PROMPT; without a GPU no CUDA kernel is compiled
-# test   build everything that this machine has a compiler for, and run the tests
+# test   build everything that this machine has a compiler for, and run the tests; of nvidia-cutlass
+#        only the headers are of use, not the Python that it depends on
 # bench  run every benchmark against its roofline
 # lint   formatting, style and types
 # Each works in the virtual environment VENV, set up on the first use.
@@ -20,6 +21,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	WARPWEAVE_SIMULATION=ON $(BUILD) '.[test]'
+	$(PIP) install --no-deps nvidia-cutlass==4.2.0.0
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/ready

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -66,15 +65,12 @@ def use(target: str) -> Iterator[None]:
 
 @contextmanager
 def simulated(name: str, **options: int) -> Iterator[None]:
-    """Ops on CPU tensors run their CUDA kernels on this simulated device, each call under another
-    schedule."""
+    """Ops on CPU tensors run their CUDA kernels on this simulated device."""
     from ptxsim.driver import simulator
 
     sim = simulator()
     sim.reset(name, **options)
-    hooks = (sim.c.ptxsim_begin_call, sim.c.ptxsim_end_call)
-    begin, end = (ctypes.cast(hook, ctypes.c_void_p).value or 0 for hook in hooks)
-    _native.simulate_cuda(str(build.warpweave()), begin, end)
+    sim.serve(_native)
     try:
         yield
     finally:

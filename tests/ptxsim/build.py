@@ -8,7 +8,9 @@ built with `-cudart none` and PTX inside.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,10 +56,11 @@ def _tool(name: str) -> str:
     return found
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
 
 
 @cache
@@ -76,13 +79,17 @@ def simulator() -> Path:
     return BUILD / "libptxsim.so"
 
 
-def kernels(name: str, arch: str) -> Path:
-    """kernels/<name>.cu as a library with PTX for `arch` ("80", "90a"), compiled if it is older."""
-    source, library = HERE / "kernels" / f"{name}.cu", BUILD / f"lib{name}_{arch}.so"
+def kernels(name: str, *targets: str, compress: bool = False) -> Path:
+    """kernels/<name>.cu as a library, compiled if it is older: with PTX ("80", "90a") or machine
+    code ("sm_80")."""
+    source = HERE / "kernels" / f"{name}.cu"
+    library = BUILD / f"lib{'_'.join((name, *targets))}{'_compressed' * compress}.so"
     if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
         partial = library.with_suffix(f".{os.getpid()}")
-        _run(nvcc(), "-std=c++17", "-lineinfo", "-shared", "-cudart=none", "--no-compress",
-             "-Xcompiler=-fPIC", f"-gencode=arch=compute_{arch},code=compute_{arch}",
+        codes = [t if t.startswith("sm_") else f"compute_{t}" for t in targets]
+        _run(nvcc(), "-std=c++17", "-lineinfo", "-shared", "-cudart=none", "-Xcompiler=-fPIC",
+             "-Xfatbin=-compress-all" if compress else "--no-compress",
+             *(f"-gencode=arch={c.replace('sm_', 'compute_')},code={c}" for c in codes),
              str(source), "-o", str(partial))  # fmt: skip
         partial.replace(library)
     return library
@@ -92,3 +99,22 @@ def warpweave() -> Path:
     """libwarpweave_cuda.so for the simulator, which the package's own build leaves here if
     WARPWEAVE_SIMULATION is ON."""
     return BUILD / "libwarpweave_cuda.so"
+
+
+def registers(ptx: str, kernel: str, arch: str) -> int:
+    """What ptxas gives a thread of the kernel on `arch` ("sm_90a"); compiled once for each text."""
+    ptxas = shutil.which("ptxas") or str(Path(nvcc()).parent / "ptxas")
+    known = BUILD / "registers" / hashlib.sha256(f"{ptx}\0{kernel}\0{arch}".encode()).hexdigest()
+    if not known.exists():
+        known.parent.mkdir(parents=True, exist_ok=True)
+        source, partial = (known.with_suffix(f".{os.getpid()}{end}") for end in (".ptx", ""))
+        source.write_text(ptx)
+        said = _run(ptxas, f"-arch={arch}", f"--entry={kernel}", "-v", str(source), "-o",
+                    os.devnull)  # fmt: skip
+        source.unlink()
+        found = re.search(r"Used (\d+) registers", said)
+        if not found:
+            raise RuntimeError(f"{ptxas} does not say how many registers {kernel} uses:\n{said}")
+        partial.write_text(found[1])
+        partial.replace(known)
+    return int(known.read_text())

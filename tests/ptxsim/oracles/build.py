@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the oracles: libraries of unmodified CUTLASS kernels, PTX inside, no CUDA runtime linked.
 
-    build("sm90_gemm", folder)         compiles (12 to 70 s, up to 6 GB) or finds the library
+    build("sm90_gemm", folder)         compiles (12 to 60 s, up to 5 GB) or finds the library
     load(build("sm80_gemm", folder))   ctypes functions with their argument types
 
 A library needs the symbols of libcudart when it is loaded: load the simulator's stand-in first,
@@ -30,6 +30,7 @@ TARGETS = {  # oracle: PTX target
     "sm80_gemm": "80",
     "sm80_grouped": "80",
     "sm90_gemm": "90a",
+    "sm90_e4m3": "90a",
     "sm90_grouped": "90a",
     "sm90_mixed": "90a",
     "sm120_nvfp4": "120a",
@@ -80,8 +81,8 @@ def build(name: str, folder: Path, nvcc: str = "nvcc") -> Path:
     include = cutlass_include()
     library = folder / f"lib{name}-{_fingerprint(name, nvcc)}.so"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time: each takes gigabytes
+    with open(folder / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if library.is_file():
             return library
         target = f"compute_{TARGETS[name]}"

@@ -7,8 +7,6 @@
 //   sm90_cooperative  bf16 -> bf16  (k, m)    m 8, n 8, k 8  2x1 cluster: b is multicast, full and
 //                                                            empty barriers cross blocks; wgmma
 //                                                            transposes a
-//   sm90_e4m3         e4m3 -> f32   (m, k)    n 4, k 16      1x2 cluster: a is multicast; partial
-//                                                            sums are added up outside of wgmma
 #include "sm90_gemm.h"
 
 namespace {
@@ -17,7 +15,6 @@ using cute::Shape, cute::_1, cute::_2, cute::_64, cute::_128;
 using Row = cutlass::layout::RowMajor;
 using Column = cutlass::layout::ColumnMajor;
 using Bf16 = cutlass::bfloat16_t;
-using E4m3 = cutlass::float_e4m3_t;
 
 using Pingpong = oracle::Sm90<Bf16, Row, Bf16, Bf16, Shape<_64, _128, _64>, Shape<_1, _1, _1>,
                               cutlass::gemm::KernelTmaWarpSpecializedPingpong,
@@ -26,9 +23,6 @@ using Cooperative =
     oracle::Sm90<Bf16, Column, Bf16, Bf16, Shape<_128, _128, _64>, Shape<_2, _1, _1>,
                  cutlass::gemm::KernelTmaWarpSpecializedCooperative,
                  cutlass::epilogue::TmaWarpSpecializedCooperative>;
-using Float8 = oracle::Sm90<E4m3, Row, E4m3, float, Shape<_128, _128, _128>, Shape<_1, _2, _1>,
-                            cutlass::gemm::KernelTmaWarpSpecializedCooperative,
-                            cutlass::epilogue::TmaWarpSpecializedCooperative>;
 
 }  // namespace
 
@@ -40,9 +34,4 @@ ORACLE_EXPORT int sm90_pingpong(int m, int n, int k, const void* a, const void* 
 ORACLE_EXPORT int sm90_cooperative(int m, int n, int k, const void* a, const void* b, const void* c,
                                    void* d, int sms) {
   return Cooperative::run(m, n, k, a, b, c, d, sms);
-}
-
-ORACLE_EXPORT int sm90_e4m3(int m, int n, int k, const void* a, const void* b, const void* c,
-                            void* d, int sms) {
-  return Float8::run(m, n, k, a, b, c, d, sms);
 }

@@ -19,10 +19,13 @@ constexpr uint32_t round_up(uint32_t v, uint32_t to) { return (v + to - 1) / to 
 const std::unordered_map<std::string_view, DecodeFn>& opcode_table() {
   static const auto table = [] {
     std::unordered_map<std::string_view, DecodeFn> all;
-    for (auto part : {integer_opcodes(), float_opcodes(), logic_opcodes(), compare_opcodes(),
-                      control_opcodes(), memory_opcodes(), atomic_opcodes(), warp_opcodes(),
-                      barrier_opcodes(), mbarrier_opcodes(), async_opcodes(), tensor_opcodes(),
-                      wgmma_opcodes(), tma_opcodes(), cluster_launch_opcodes()})
+    for (auto part :
+         {integer_opcodes(),  carry_opcodes(),   bit_opcodes(),           float_opcodes(),
+          function_opcodes(), sign_opcodes(),    convert_opcodes(),       logic_opcodes(),
+          compare_opcodes(),  control_opcodes(), memory_opcodes(),        address_opcodes(),
+          atomic_opcodes(),   warp_opcodes(),    barrier_opcodes(),       mbarrier_opcodes(),
+          async_opcodes(),    tensor_opcodes(),  wgmma_opcodes(),         wmma_opcodes(),
+          stack_opcodes(),    tma_opcodes(),     cluster_launch_opcodes()})
       for (const DecodeEntry& entry : part) all.emplace(entry.opcode, entry.decode);
     return all;
   }();
@@ -65,6 +68,11 @@ Type Modifiers::type(std::initializer_list<Type> allowed) {
 
 std::string_view Modifiers::peek() const {
   return next_ < instruction_.modifiers.size() ? instruction_.modifiers[next_] : std::string_view();
+}
+
+bool Modifiers::has(std::string_view name) const {
+  const auto& all = instruction_.modifiers;
+  return std::find(all.begin(), all.end(), name) != all.end();
 }
 
 void Modifiers::done() const {
@@ -148,9 +156,13 @@ uint32_t Decode::special(ptx::Special special, int bytes) {
     case ptx::Special::globaltimer_hi:
       fail(std::string("reads ") + ptx::name_of(special) + ", which only mov may");
     case ptx::Special::warp_sz: return constant(kLanes, bytes);
-    default: break;
+    case ptx::Special::gridid:
+    case ptx::Special::current_graph_exec: break;
+    default:
+      if (bytes == 8)
+        fail(std::string("takes 64 bits, which ") + ptx::name_of(special) + " has not");
   }
-  const uint32_t slot = add_slot(bytes);
+  const uint32_t slot = add_slot(std::max(bytes, 1));  // 0 bytes: a predicate
   program.specials.push_back({special, slot, bytes});
   return slot;
 }
@@ -215,6 +227,10 @@ uint32_t Decode::out(const Operand& operand, int bytes) {
 
 uint32_t Decode::predicate_in(const Operand& operand, bool* negated) {
   if (!is_register(operand) || program.function->registers[operand.id].type != Type::pred) {
+    *negated = operand.negated;
+    if (operand.kind == Operand::Kind::special &&
+        ptx::Special(operand.id) == ptx::Special::is_explicit_cluster)
+      return special(ptx::Special::is_explicit_cluster, 0);
     if (operand.kind == Operand::Kind::integer) {  // nvcc writes true as -1
       *negated = false;
       const uint32_t slot = uint32_t(program.image.size());
@@ -457,6 +473,13 @@ KernelPrograms::KernelPrograms(const ptx::Module& module, const ptx::Function& k
 const Program* KernelPrograms::find(const ptx::Function* function) const {
   const auto found = programs_.find(function);
   return found == programs_.end() ? nullptr : found->second.get();
+}
+
+const ptx::Instruction* KernelPrograms::at_line(uint32_t line) const {
+  for (const auto& [function, program] : programs_)
+    for (const ptx::Instruction& instruction : function->body)
+      if (instruction.line == line) return &instruction;
+  return nullptr;
 }
 
 }  // namespace ptxsim

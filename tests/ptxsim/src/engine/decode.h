@@ -20,8 +20,9 @@ class Modifiers {
   int take_one_of(std::initializer_list<std::string_view> names);
   int require_one_of(std::initializer_list<std::string_view> names);
   ptx::Type type(std::initializer_list<ptx::Type> allowed);
-  std::string_view peek() const;  // the next one, "" at the end
-  void done() const;              // throws unless all are consumed
+  std::string_view peek() const;          // the next one, "" at the end
+  bool has(std::string_view name) const;  // anywhere
+  void done() const;                      // throws unless all are consumed
   [[noreturn]] void fail(const std::string& what) const;
 
  private:
@@ -103,11 +104,17 @@ struct DecodeEntry {
 };
 // One table for each file of opcodes/.
 std::initializer_list<DecodeEntry> integer_opcodes();
+std::initializer_list<DecodeEntry> carry_opcodes();
+std::initializer_list<DecodeEntry> bit_opcodes();
 std::initializer_list<DecodeEntry> float_opcodes();
+std::initializer_list<DecodeEntry> function_opcodes();
+std::initializer_list<DecodeEntry> sign_opcodes();
+std::initializer_list<DecodeEntry> convert_opcodes();
 std::initializer_list<DecodeEntry> logic_opcodes();
 std::initializer_list<DecodeEntry> compare_opcodes();
 std::initializer_list<DecodeEntry> control_opcodes();
 std::initializer_list<DecodeEntry> memory_opcodes();
+std::initializer_list<DecodeEntry> address_opcodes();
 std::initializer_list<DecodeEntry> atomic_opcodes();
 std::initializer_list<DecodeEntry> warp_opcodes();
 std::initializer_list<DecodeEntry> barrier_opcodes();
@@ -115,10 +122,16 @@ std::initializer_list<DecodeEntry> mbarrier_opcodes();
 std::initializer_list<DecodeEntry> async_opcodes();
 std::initializer_list<DecodeEntry> tensor_opcodes();
 std::initializer_list<DecodeEntry> wgmma_opcodes();
+std::initializer_list<DecodeEntry> wmma_opcodes();
+std::initializer_list<DecodeEntry> stack_opcodes();
 std::initializer_list<DecodeEntry> tma_opcodes();
 std::initializer_list<DecodeEntry> cluster_launch_opcodes();
 
-void decode_bulk_tensor(Decode& d);  // cp.async.bulk.tensor and cp.reduce.async.bulk.tensor
+void decode_bulk(Decode& d);             // cp.async.bulk, behind these words
+void decode_bulk_reduction(Decode& d);
+void decode_async_store(Decode& d);      // st.async, behind these words
+void decode_async_reduction(Decode& d);  // red.async
+void decode_bulk_tensor(Decode& d);      // cp.async.bulk.tensor and cp.reduce.async.bulk.tensor
 void decode_tensor_prefetch(Decode& d);
 
 // Everything that a kernel may run, decoded together since they share the layout of shared memory.
@@ -129,6 +142,7 @@ class KernelPrograms {
                  const std::map<const ptx::Variable*, uint64_t>& globals);
   const Program& entry() const { return *programs_.at(&kernel_); }
   const Program* find(const ptx::Function* function) const;
+  const ptx::Instruction* at_line(uint32_t line) const;  // of the PTX; null if none is there
 
  private:
   const ptx::Function& kernel_;

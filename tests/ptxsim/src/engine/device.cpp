@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/device.h"
 
+#include <algorithm>
 #include <cctype>
 #include <stdexcept>
 
@@ -10,16 +11,16 @@ namespace {
 constexpr uint64_t kMiB = uint64_t(1) << 20, kGiB = uint64_t(1) << 30;
 
 // Limits per compute capability: CUDA C++ Programming Guide, "Technical Specifications per Compute
-// Capability". Peaks are dense and without frequency above boost, so that a time divided by them is
-// a lower bound; where a card halves its rate for float32 accumulation in one type only, the entry
-// of that type is the faster form.
+// Capability". Peaks are dense. Where a card halves its rate for float32 sums, tensor_tflops_f16 is
+// that of float16 ones, and fp8 and int8 stand at the faster form, so that a time divided by them
+// stays a lower bound; fp64 without tensor cores for it is the rate of mma.f64 all the same.
 //
 // A100    NVIDIA A100 80GB datasheet, SXM column; clock and SM count: A100 architecture whitepaper.
-// RTX4090 NVIDIA Ada GPU architecture whitepaper, appendix A (bf16 and tf32 exist with float32
-//         accumulation only; fp8 with float16 accumulation).
-// H100    NVIDIA H100 datasheet, SXM5 column without sparsity; clock: the one its 989.4 TFLOP/s are
-//         stated at, 132 SM x 4096 FLOP.
-// B200    NVIDIA DGX B200 datasheet, an eighth of the system, without sparsity.
+// RTX4090 NVIDIA Ada GPU architecture whitepaper, appendix A (fp8 with float16 accumulation).
+// H100    NVIDIA H100 datasheet, SXM5 column without sparsity. The clock is the one that 989 TFLOP/s
+//         mean, 132 SM x 4096 FLOP; without tensor work it may rise to 1.98 GHz.
+// B200    NVIDIA DGX B200 datasheet, an eighth of the system, without sparsity; SMs, clock and L2 as
+//         the driver tells them.
 // RTXPRO6000 NVIDIA RTX Blackwell PRO architecture whitepaper, Workstation Edition: 188 SM at
 //         2.617 GHz with 1024 (bf16), 2048 (fp8, int8) and 4096 (fp4) FLOP per SM and clock.
 const std::vector<Device>& table() {
@@ -44,10 +45,12 @@ const std::vector<Device>& table() {
        .l2_bytes = 40 * kMiB,
        .clock_ghz = 1.41,
        .dram_gb_per_s = 2039,
+       .tensor_tflops_f16 = 312,
        .tensor_tflops_bf16 = 312,
        .tensor_tflops_fp8 = 0,
        .tensor_tflops_fp4 = 0,
        .tensor_tflops_tf32 = 156,
+       .tensor_tflops_fp64 = 19.5,
        .tensor_tops_s8 = 624,
        .issue_per_sm_clock = 4},
       {.name = "RTX4090",
@@ -70,10 +73,12 @@ const std::vector<Device>& table() {
        .l2_bytes = 72 * kMiB,
        .clock_ghz = 2.52,
        .dram_gb_per_s = 1008,
+       .tensor_tflops_f16 = 330.3,
        .tensor_tflops_bf16 = 165.2,
        .tensor_tflops_fp8 = 660.6,
        .tensor_tflops_fp4 = 0,
        .tensor_tflops_tf32 = 82.6,
+       .tensor_tflops_fp64 = 1.29,
        .tensor_tops_s8 = 660.6,
        .issue_per_sm_clock = 4},
       {.name = "H100",
@@ -96,10 +101,12 @@ const std::vector<Device>& table() {
        .l2_bytes = 50 * kMiB,
        .clock_ghz = 1.83,
        .dram_gb_per_s = 3350,
+       .tensor_tflops_f16 = 989,
        .tensor_tflops_bf16 = 989,
        .tensor_tflops_fp8 = 1979,
        .tensor_tflops_fp4 = 0,
        .tensor_tflops_tf32 = 494.5,
+       .tensor_tflops_fp64 = 67,
        .tensor_tops_s8 = 1979,
        .issue_per_sm_clock = 4},
       {.name = "B200",
@@ -122,10 +129,12 @@ const std::vector<Device>& table() {
        .l2_bytes = 126 * kMiB,
        .clock_ghz = 1.965,
        .dram_gb_per_s = 8000,
+       .tensor_tflops_f16 = 2250,
        .tensor_tflops_bf16 = 2250,
        .tensor_tflops_fp8 = 4500,
        .tensor_tflops_fp4 = 9000,
        .tensor_tflops_tf32 = 1125,
+       .tensor_tflops_fp64 = 37,
        .tensor_tops_s8 = 4500,
        .issue_per_sm_clock = 4},
       {.name = "RTXPRO6000",
@@ -148,10 +157,12 @@ const std::vector<Device>& table() {
        .l2_bytes = 128 * kMiB,
        .clock_ghz = 2.617,
        .dram_gb_per_s = 1792,
+       .tensor_tflops_f16 = 503.8,
        .tensor_tflops_bf16 = 503.8,
        .tensor_tflops_fp8 = 1007.6,
        .tensor_tflops_fp4 = 2015.2,
        .tensor_tflops_tf32 = 251.9,
+       .tensor_tflops_fp64 = 1.97,
        .tensor_tops_s8 = 1007.6,
        .issue_per_sm_clock = 4},
   };
@@ -174,6 +185,8 @@ constexpr Alias kAliases[] = {
     {"H100SXM", "H100"}, {"H100SXM5", "H100"}, {"RTXPRO6000BLACKWELL", "RTXPRO6000"},
 };
 
+uint64_t round_up(uint64_t n, uint64_t unit) { return (n + unit - 1) / unit * unit; }
+
 }  // namespace
 
 const std::vector<Device>& devices() { return table(); }
@@ -188,6 +201,24 @@ const Device& device(std::string_view name) {
     known += (known.empty() ? "" : ", ") + std::string(d.name);
   }
   throw std::invalid_argument("no device '" + std::string(name) + "'; there are " + known);
+}
+
+// The rules of cuda_occupancy.h, for compute capability 8.0 and newer: registers are given to warps
+// in units of 256 out of the file of the quarter SM that a warp is on, a block is checked as if its
+// warps filled the quarters evenly, and shared memory comes in units of 128 bytes.
+int resident_blocks(const Device& d, uint64_t threads, int registers, uint64_t shared_bytes) {
+  constexpr uint64_t kQuarters = 4;
+  if (threads == 0 || threads > uint64_t(d.threads_per_block)) return 0;
+  const uint64_t warps = (threads + 31) / 32;
+  const uint64_t per_warp = round_up(uint64_t(std::max(1, registers)) * 32, 256);
+  const uint64_t shared = round_up(shared_bytes + uint64_t(d.shared_reserved), 128);
+  if (per_warp * round_up(warps, kQuarters) > uint64_t(d.registers_per_block) ||
+      shared > uint64_t(d.shared_per_block_optin + d.shared_reserved))
+    return 0;
+  const uint64_t warps_by_registers =
+      uint64_t(d.registers_per_sm) / kQuarters / per_warp * kQuarters;
+  return int(std::min({uint64_t(d.blocks_per_sm), uint64_t(d.warps_per_sm) / warps,
+                       warps_by_registers / warps, uint64_t(d.shared_per_sm) / shared}));
 }
 
 }  // namespace ptxsim

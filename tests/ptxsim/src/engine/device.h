@@ -22,12 +22,16 @@ struct Device {
   int max_cluster;  // blocks: portable 8, 16 with the non-portable attribute; 1: no clusters
   uint64_t memory_bytes, l2_bytes;
   double clock_ghz, dram_gb_per_s;
-  double tensor_tflops_bf16, tensor_tflops_fp8, tensor_tflops_fp4, tensor_tflops_tf32,
-      tensor_tops_s8;      // dense; 0: none
-  int issue_per_sm_clock;  // warp instructions
+  double tensor_tflops_f16, tensor_tflops_bf16, tensor_tflops_fp8, tensor_tflops_fp4,
+      tensor_tflops_tf32, tensor_tflops_fp64, tensor_tops_s8;  // dense; 0: none
+  int issue_per_sm_clock;                                      // warp instructions
 };
 
 const std::vector<Device>& devices();
 const Device& device(std::string_view name);  // throws std::invalid_argument listing the names
+
+// How many blocks an SM holds at once; 0 if one alone is too large. `shared_bytes` static and
+// dynamic.
+int resident_blocks(const Device& device, uint64_t threads, int registers, uint64_t shared_bytes);
 
 }  // namespace ptxsim

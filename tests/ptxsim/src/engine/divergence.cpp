@@ -107,22 +107,25 @@ Fragment* choose_fragment(Warp& w, Random& random) {
   return best;
 }
 
+void reserve_local(Warp& w, uint32_t needed) {
+  if (needed <= w.local_bytes) return;
+  const uint32_t bytes = std::max(needed, 2 * w.local_bytes);
+  std::vector<uint8_t> wider(size_t(bytes) * kLanes, 0xcb);
+  for (int l = 0; l < kLanes; ++l)
+    std::copy_n(w.local.begin() + long(l) * w.local_bytes, w.local_bytes,
+                wider.begin() + long(l) * bytes);
+  w.local.swap(wider);
+  w.local_bytes = bytes;
+}
+
 std::shared_ptr<Frame> make_frame(Warp& w, const Program& program, std::shared_ptr<Frame> caller) {
   auto frame = std::make_shared<Frame>();
   frame->program = &program;
   frame->registers = program.image;
   frame->params.resize(size_t(program.param_bytes) * kLanes);
-  frame->local_base = caller ? caller->local_base + caller->program->local_bytes : 0;
-  const uint32_t needed = frame->local_base + program.local_bytes;
-  if (needed > w.local_bytes) {
-    const uint32_t bytes = std::max(needed, 2 * w.local_bytes);
-    std::vector<uint8_t> wider(size_t(bytes) * kLanes, 0xcb);
-    for (int l = 0; l < kLanes; ++l)
-      std::copy_n(w.local.begin() + long(l) * w.local_bytes, w.local_bytes,
-                  wider.begin() + long(l) * bytes);
-    w.local.swap(wider);
-    w.local_bytes = bytes;
-  }
+  frame->local_base = caller ? (caller->local_top + 15) / 16 * 16 : 0;
+  frame->local_top = frame->local_base + program.local_bytes;
+  reserve_local(w, frame->local_top);
   for (const Program::LocalSlot& s : program.local_slots)
     for (int l = 0; l < kLanes; ++l) {
       const uint64_t address = frame->local_base + s.offset;

@@ -35,9 +35,9 @@ void step(Warp& w, Launch& launch) {
     w.fragment = nullptr;
     return;
   }
-  ++launch.counters->executed[size_t(op.kind)];
   ++launch.instructions;
   if (w.mask == 0) {
+    ++launch.counters->executed[size_t(op.kind)];
     ++launch.counters->predicated_off;
     ++f.pc;
     return;
@@ -46,11 +46,13 @@ void step(Warp& w, Launch& launch) {
     fault(w, op, Report::Kind::barrier_misuse, f.mask & ~w.mask,
           "lanes of a warp disagree about the guard of an aligned instruction");
   if (!w.taint.empty()) track_taint(w, op);
-  switch (op.run(w, op)) {
-    case Flow::next: ++f.pc; break;
-    case Flow::wait: w.fragment = nullptr; break;
-    case Flow::jump: break;
+  const Flow flow = op.run(w, op);
+  if (flow == Flow::wait) {  // it runs again, and is counted then
+    w.fragment = nullptr;
+    return;
   }
+  ++launch.counters->executed[size_t(op.kind)];
+  if (flow == Flow::next) ++f.pc;
 }
 
 // Runs a warp for at most `budget` instructions; it may stop earlier to wait.
@@ -165,6 +167,8 @@ std::unique_ptr<Cluster> start_cluster(Launch& launch, uint64_t index) {
 }
 
 void finish_cluster(Cluster& cluster) {
+  for (const Block& block : cluster.blocks)
+    cluster.launch->counters->end_block(block.loaded, block.stored);
   if (RaceChecker* races = cluster.launch->races) races->end_cluster(cluster);
 }
 

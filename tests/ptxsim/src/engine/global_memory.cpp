@@ -67,7 +67,6 @@ GlobalMemory::~GlobalMemory() {
 void GlobalMemory::erase(uint64_t base) {
   const auto found = by_base_.find(base);
   Allocation& allocation = *found->second;
-  if (allocation.shadow && drop_shadow) drop_shadow(allocation.shadow);
   std::free(allocation.block);
   if (last_ == &allocation) last_ = nullptr;
   by_base_.erase(found);

@@ -21,7 +21,6 @@ struct Allocation {
   bool read_only = false;        // kernels may not write: an op's inputs, module constants
   std::string name;              // for reports: "cudaMalloc #3", "variable counter", "argument x"
   std::vector<uint8_t> written;  // one bit a byte: 1 if something wrote it. Empty: all written
-  void* shadow = nullptr;        // of the race checker, which owns it
   void* block = nullptr;         // what to free: memory and guards; null if somebody else owns it
 
   bool contains(uint64_t address, uint64_t size) const {
@@ -54,7 +53,6 @@ class GlobalMemory {
   std::string describe(uint64_t address);  // "12 bytes past the end of cudaMalloc #3 (64 bytes)"
 
   uint64_t limit = uint64_t(4) << 30;
-  void (*drop_shadow)(void* shadow) = nullptr;  // of the race checker, for a record that goes
   uint64_t bytes_live() const { return live_; }
   const std::map<uint64_t, std::unique_ptr<Allocation>>& allocations() const { return by_base_; }
 

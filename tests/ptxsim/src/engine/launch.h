@@ -14,7 +14,6 @@ namespace ptxsim {
 
 struct Counters;
 struct Traffic;
-class SectorSets;
 struct Wavefronts;
 class RaceChecker;
 
@@ -53,10 +52,9 @@ struct Launch {
   const Options& options;
   Schedule schedule;
   Counters* counters = nullptr;
-  SectorSets* sectors = nullptr;
   RaceChecker* races = nullptr;  // null: not checked
   std::vector<Report> reports = {};
-  uint64_t suppressed = 0;       // reports beyond options.max_reports
+  uint64_t suppressed = 0;       // findings at further instructions, beyond options.max_reports
   uint64_t instructions = 0;     // executed warp instructions
   uint64_t progress = 0;         // counts whatever may let something else go on
   uint32_t shared_bytes = 0;     // of a block, with the reserved part
@@ -65,9 +63,7 @@ struct Launch {
   uint64_t resident_limit = 1;   // blocks that the card holds at once
   std::vector<std::unique_ptr<Cluster>> resident = {};
 
-  void touch_sectors(const uint64_t* sectors, int n, Traffic& traffic);
-
-  uint64_t started = 0;  // clusters, with those that were cancelled
+  uint64_t started = 0;          // clusters, with those that were cancelled
   // Takes the next cluster that has not started out of the launch; false if there is none.
   bool cancel_cluster(Dim3* first_block);
 
@@ -83,6 +79,10 @@ Report make_report(const Warp& w, const Op& op, Report::Kind kind, uint32_t lane
                         const std::string& text);
 void finding(const Warp& w, const Op& op, Report::Kind kind, uint32_t lanes,
              const std::string& text);
+// Who did what stands at a PTX line: a thread, its cp.async, or other asynchronous work that a warp
+// started.
+enum class Doer : uint8_t { thread, copy, operation };
+std::string describe(const Launch& launch, Doer doer, uint32_t warp, int lane, uint32_t line);
 
 inline Launch& Warp::launch() const { return *block->cluster->launch; }
 
@@ -98,6 +98,7 @@ bool merge_fragments(Warp& w);
 // The fragment to run next, or null if none can.
 Fragment* choose_fragment(Warp& w, Random& random);
 std::shared_ptr<Frame> make_frame(Warp& w, const Program& program, std::shared_ptr<Frame> caller);
+void reserve_local(Warp& w, uint32_t bytes);  // of each lane's stack
 // All lanes of `mask` that live stand at this instruction; otherwise the fragment has to wait.
 bool converged(Warp& w, uint32_t mask);
 

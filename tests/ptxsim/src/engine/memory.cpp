@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/memory.h"
 
-#include <algorithm>
 #include <bit>
 #include <cstring>
 
-#include "engine/counters.h"
+#include "engine/counting.h"
 #include "engine/lanes.h"
 #include "engine/races.h"
 #include "engine/taint.h"
@@ -78,29 +77,6 @@ void check_unwritten(Warp& w, const Op& op, const Place* places, const Access& a
 }
 
 }  // namespace
-
-// Rounds of 32 banks of 4 bytes: lanes in groups that ask for at most 128 bytes.
-void count_wavefronts(const Place* places, uint32_t mask, uint32_t bytes, Wavefronts& count) {
-  const int per_group = bytes <= 4 ? 32 : bytes <= 8 ? 16 : 8;
-  for (int first = 0; first < kLanes; first += per_group) {
-    uint32_t words[kLanes * 2];
-    int n = 0;
-    for (int l = first; l < first + per_group; ++l) {
-      if (!((mask >> l) & 1)) continue;
-      const uint32_t at = places[l].shared_offset / 4,
-                     end = (places[l].shared_offset + bytes - 1) / 4;
-      for (uint32_t word = at; word <= end; ++word) words[n++] = word;
-      count.bytes += bytes;
-    }
-    if (n == 0) continue;
-    std::sort(words, words + n);
-    n = int(std::unique(words, words + n) - words);
-    int bank[32] = {}, most = 0;
-    for (int i = 0; i < n; ++i) most = std::max(most, ++bank[words[i] & 31]);
-    count.actual += uint64_t(most);
-    ++count.minimal;
-  }
-}
 
 Block& shared_block(Warp& w, const Op& op, int lane, uint32_t address) {
   const uint32_t rank =
@@ -203,29 +179,8 @@ void access_memory(Warp& w, const Op& op, SpaceKind space, const uint64_t* addre
         places[l].allocation->mark_written(uint64_t(places[l].data), access.bytes);
     });
 
-  Counters& counters = *launch.counters;
-  if (global) {
-    Traffic& traffic = access.kind == Access::Kind::read    ? counters.global_load
-                       : access.kind == Access::Kind::write ? counters.global_store
-                                                            : counters.global_atomic;
-    uint64_t sectors[2 * kLanes];
-    int n = 0;
-    for_active(global, [&](int l) {
-      const uint64_t at = uint64_t(places[l].data);
-      sectors[n++] = at / 32;
-      if ((at + access.bytes - 1) / 32 != at / 32) sectors[n++] = (at + access.bytes - 1) / 32;
-      traffic.bytes += access.bytes;
-    });
-    std::sort(sectors, sectors + n);
-    n = int(std::unique(sectors, sectors + n) - sectors);
-    traffic.sectors += uint64_t(n);
-    launch.touch_sectors(sectors, n, traffic);
-  }
-  if (shared)
-    count_wavefronts(places, shared, access.bytes,
-                     access.wavefronts                   ? *access.wavefronts
-                     : access.kind == Access::Kind::read ? counters.shared_load
-                                                         : counters.shared_store);
+  if (global) count_global(w, places, global, access);
+  if (shared) count_shared(w, places, shared, access);
 }
 
 uint8_t* global_range(Warp& w, const Op& op, int lane, uint64_t address, uint64_t bytes,

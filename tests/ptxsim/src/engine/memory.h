@@ -52,7 +52,6 @@ uint8_t* global_range(Warp& w, const Op& op, int lane, uint64_t address, uint64_
                       Access::Kind kind);
 uint8_t* shared_range(Warp& w, const Op& op, int lane, uint32_t address, uint32_t bytes,
                       Access::Kind kind, Block** block, uint32_t* offset);
-void count_wavefronts(const Place* places, uint32_t mask, uint32_t bytes, Wavefronts& count);
 bool is_written(const Place& place, uint32_t bytes);  // local memory and parameters: always
 bool shared_written(const Block& block, uint32_t offset, uint32_t bytes);
 void mark_shared(Block& block, uint32_t offset, uint32_t bytes, bool written);

@@ -22,6 +22,5 @@ struct Order {
 };
 Order take_order(Decode& d);
 SpaceKind take_space(Decode& d);
-void take_cache_hints(Decode& d);
 
 }  // namespace ptxsim

@@ -420,7 +420,8 @@ class Checker : public RaceChecker {
       text += me.warp->launch().memory.describe(uint64_t(place.data));
     }
     text += std::string(" and ") + (before_writes ? "write" : "read") + " at PTX line " +
-            std::to_string(before.line) + " by " + who(before) + " are not ordered";
+            std::to_string(before.line) + " by " + who(before, me.warp->launch()) +
+            " are not ordered";
     if (through_proxy)
       text += ": fence.proxy.async is missing between them";
     else if (same_warp)
@@ -434,15 +435,15 @@ class Checker : public RaceChecker {
     return ordered(s, mine, plain);
   }
 
-  std::string who(const Stamp& s) const {
+  std::string who(const Stamp& s, const Launch& launch) const {
     for (const auto& [block, state] : blocks_) {
       const uint32_t at = s.row - state.first_row;
       if (at >= state.warps.size() * kRowsOfWarp) continue;
       const Dim3 b = block->index;
-      const char* kind[] = {"", "an asynchronous copy of ", "an asynchronous operation of "};
-      return kind[at % kRowsOfWarp] + std::string("warp ") + std::to_string(at / kRowsOfWarp) +
-             " lane " + std::to_string(std::countr_zero(s.lanes)) + " of block (" +
-             std::to_string(b.x) + "," + std::to_string(b.y) + "," + std::to_string(b.z) + ")";
+      return describe(launch, Doer(at % kRowsOfWarp), at / kRowsOfWarp, std::countr_zero(s.lanes),
+                      s.line) +
+             " of block (" + std::to_string(b.x) + "," + std::to_string(b.y) + "," +
+             std::to_string(b.z) + ")";
     }
     return "a block that has ended";
   }

@@ -4,6 +4,7 @@
 #include "engine/launch.h"
 
 namespace ptxsim {
+namespace { constexpr uint32_t kWarpsOfGroup = 4; }  // namespace
 
 const char* name_of(Report::Kind kind) {
   switch (kind) {
@@ -35,7 +36,9 @@ std::string Report::describe() const {
                     ", thread " + triple(thread);
   if (ptx_line) out += ", PTX line " + std::to_string(ptx_line);
   if (!source.empty()) out += ", " + source;
-  return out + ": " + text;
+  out += ": " + text;
+  if (repeated) out += " (and " + std::to_string(repeated) + " more of this instruction)";
+  return out;
 }
 
 Dim3 Warp::thread(int lane) const {
@@ -80,9 +83,9 @@ void finding(const Warp& w, const Op& op, Report::Kind kind, uint32_t lanes,
              const std::string& text) {
   Launch& launch = w.launch();
   Report r = make_report(w, op, kind, lanes, text);
-  for (const Report& known : launch.reports)  // once for each instruction
+  for (Report& known : launch.reports)  // once for each instruction
     if (known.kind == kind && known.ptx_line == r.ptx_line) {
-      ++launch.suppressed;
+      ++known.repeated;
       return;
     }
   if (int(launch.reports.size()) >= launch.options.max_reports) {
@@ -90,6 +93,18 @@ void finding(const Warp& w, const Op& op, Report::Kind kind, uint32_t lanes,
     return;
   }
   launch.reports.push_back(std::move(r));
+}
+
+std::string describe(const Launch& launch, Doer doer, uint32_t warp, int lane, uint32_t line) {
+  const std::string by = "warp " + std::to_string(warp);
+  if (doer == Doer::thread) return by + " lane " + std::to_string(lane);
+  if (doer == Doer::copy) return "the cp.async of " + by + " lane " + std::to_string(lane);
+  const ptx::Instruction* at = launch.programs.at_line(line);
+  const std::string what = at ? at->spelling() : "";
+  if (what.starts_with("wgmma"))
+    return "the wgmma of warpgroup " + std::to_string(warp / kWarpsOfGroup);
+  const bool is_tensor = what.find(".tensor.") != std::string::npos;
+  return std::string(is_tensor ? "the TMA copy" : "the bulk copy") + " that " + by + " issued";
 }
 
 }  // namespace ptxsim

@@ -7,6 +7,7 @@
 #include "engine/calls.h"
 #include "engine/counters.h"
 #include "engine/decode.h"
+#include "engine/kernel_name.h"
 #include "engine/launch.h"
 #include "engine/races.h"
 
@@ -18,19 +19,20 @@ class Kernel {
          const std::map<const ptx::Variable*, uint64_t>& globals)
       : programs(module, function, globals) {
     const Program& entry = programs.entry();
-    attributes.shared_bytes = entry.static_shared - kSharedBase;
-    attributes.local_bytes = entry.local_bytes;
-    attributes.parameter_bytes = entry.kernel_param_bytes;
+    attributes->shared_bytes = entry.static_shared - kSharedBase;
+    attributes->local_bytes = entry.local_bytes;
+    attributes->parameter_bytes = entry.kernel_param_bytes;
     const uint32_t* most = function.reqntid[0] ? function.reqntid : function.maxntid;
     if (most[0])
-      attributes.max_threads = int(most[0] * std::max(1u, most[1]) * std::max(1u, most[2]));
-    memcpy(attributes.cluster, function.reqnctapercluster, sizeof attributes.cluster);
+      attributes->max_threads = int(most[0] * std::max(1u, most[1]) * std::max(1u, most[2]));
+    memcpy(attributes->cluster, function.reqnctapercluster, sizeof attributes->cluster);
     // What ptxas would take is not known here; the launch bounds say how many it may.
-    const int by_bounds = 65536 / std::max(32, (attributes.max_threads + 31) / 32 * 32) / 8 * 8;
-    attributes.registers = function.maxnreg ? int(function.maxnreg) : std::min(255, by_bounds);
+    const int by_bounds = 65536 / std::max(32, (attributes->max_threads + 31) / 32 * 32) / 8 * 8;
+    attributes->registers = function.maxnreg ? int(function.maxnreg) : std::min(255, by_bounds);
   }
   KernelPrograms programs;
-  KernelAttributes attributes;
+  // Shared with the counters of its launches, which may outlive the module.
+  std::shared_ptr<KernelAttributes> attributes = std::make_shared<KernelAttributes>();
 };
 
 namespace {
@@ -122,42 +124,43 @@ class SimulatorOf : public Simulator {
     return std::make_unique<Loaded>(memory_, ptx, name);
   }
 
-  const KernelAttributes& attributes(const Kernel& kernel) override { return kernel.attributes; }
+  const KernelAttributes& attributes(const Kernel& kernel) override { return *kernel.attributes; }
+  void set_registers(Kernel& kernel, int registers) override {
+    kernel.attributes->registers = registers;
+    kernel.attributes->registers_known = true;
+  }
   const ptx::Function& function(const Kernel& kernel) override {
     return *kernel.programs.entry().function;
   }
 
   int occupancy(const Kernel& kernel, uint64_t threads, uint64_t dynamic_shared) override {
-    if (threads == 0 || threads > uint64_t(device_.threads_per_block)) return 0;
-    const int warps = int((threads + 31) / 32);
-    const uint64_t shared =
-        kernel.attributes.shared_bytes + dynamic_shared + uint64_t(device_.shared_reserved);
-    // Registers are given to warps in units of 256.
-    const int per_warp = (kernel.attributes.registers * 32 + 255) / 256 * 256;
-    int blocks = std::min(device_.blocks_per_sm, device_.warps_per_sm / warps);
-    blocks = std::min(blocks, device_.registers_per_sm / std::max(1, per_warp * warps));
-    if (shared)
-      blocks = int(std::min<uint64_t>(uint64_t(blocks), uint64_t(device_.shared_per_sm) / shared));
-    return blocks;
+    return resident_blocks(device_, threads, kernel.attributes->registers,
+                           kernel.attributes->shared_bytes + dynamic_shared);
   }
 
   bool launch(Kernel& kernel, const LaunchConfig& config,
               const std::vector<uint8_t>& parameters) override {
     auto counters = std::make_unique<Counters>();
-    SectorSets sectors;
     counters->kernel = kernel.programs.entry().function->name;
     counters->config = config;
     counters->attributes = kernel.attributes;
     counters->blocks = config.grid.count();
-    counters->blocks_per_sm = occupancy(kernel, config.block.count(), config.dynamic_shared);
     std::unique_ptr<RaceChecker> races = options_.check_races ? make_race_checker() : nullptr;
-    Launch run{kernel.programs, counters->kernel, ++launches_,
-               config,          parameters,       memory_,
-               device_,         options_,         Schedule(options_.seed + launches_),
-               counters.get(),  &sectors,         races.get()};
+    Launch run{kernel.programs,
+               readable_name(counters->kernel),
+               ++launches_,
+               config,
+               parameters,
+               memory_,
+               device_,
+               options_,
+               Schedule(options_.seed + launches_),
+               counters.get(),
+               races.get()};
     run.shared_bytes = uint32_t(kernel.programs.entry().static_shared + config.dynamic_shared);
     run.printed = &printed_;
-    run.resident_limit = uint64_t(std::max(1, counters->blocks_per_sm)) * uint64_t(device_.sms);
+    const int blocks_per_sm = occupancy(kernel, config.block.count(), config.dynamic_shared);
+    run.resident_limit = uint64_t(std::max(1, blocks_per_sm)) * uint64_t(device_.sms);
     void* workspace = nullptr;
     if (config.cooperative) {
       workspace = memory_.allocate(256, "grid barrier");
@@ -168,6 +171,16 @@ class SimulatorOf : public Simulator {
     counters->shared_bytes = run.shared_bytes - kSharedBase;
     const bool ok = run.run();
     if (workspace) memory_.free(workspace);
+    if (run.suppressed)
+      run.reports.push_back({Report::Kind::limit,
+                             false,
+                             run.kernel,
+                             {},
+                             {},
+                             0,
+                             "",
+                             "and " + std::to_string(run.suppressed) +
+                                 " more findings at other instructions (option max_reports)"});
     reports_.insert(reports_.end(), run.reports.begin(), run.reports.end());
     counters_.push_back(std::move(counters));
     return ok;
@@ -200,11 +213,6 @@ class SimulatorOf : public Simulator {
 
 std::unique_ptr<Simulator> Simulator::create(const std::string& device) {
   return std::make_unique<SimulatorOf>(ptxsim::device(device));
-}
-
-void Launch::touch_sectors(const uint64_t* found, int n, Traffic& traffic) {
-  const bool is_store = &traffic == &counters->global_store;
-  for (int i = 0; i < n; ++i) sectors->touch(found[i], traffic, is_store);
 }
 
 }  // namespace ptxsim

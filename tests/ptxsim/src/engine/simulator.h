@@ -23,7 +23,7 @@ struct Options {
   uint64_t seed = 0;
   bool check_races = true;
   bool check_unwritten = true;
-  int max_reports = 20;           // of one launch; more are counted only
+  int max_reports = 20;           // of one launch; how many more there are is the last one
   uint64_t max_instructions = 0;  // of one launch, in warp instructions; 0: no limit
 };
 
@@ -54,6 +54,7 @@ struct Report {
   uint32_t ptx_line = 0;
   std::string source;            // "file.cu:12", if compiled with -lineinfo
   std::string text;              // what happened, in one or more lines
+  uint64_t repeated = 0;         // how often it was found again at this instruction
 
   std::string describe() const;  // all of it
 };
@@ -68,7 +69,7 @@ struct LaunchConfig {
 
 struct KernelAttributes {        // as cudaFuncGetAttributes
   uint64_t shared_bytes = 0, local_bytes = 0, constant_bytes = 0, parameter_bytes = 0;
-  int registers = 0;             // of ptxas if known (set_resources), else an upper estimate
+  int registers = 0;             // of ptxas if known (set_registers), else an upper estimate
   bool registers_known = false;  // of ptxas: launches are held to them
   int max_threads = 1024;
   uint32_t cluster[3] = {};      // .reqnctapercluster, 0 without
@@ -99,6 +100,8 @@ class Simulator {
   virtual std::unique_ptr<LoadedModule> load(std::string_view ptx, const std::string& name) = 0;
 
   virtual const KernelAttributes& attributes(const Kernel& kernel) = 0;
+  // What ptxas gave the kernel on the simulated architecture.
+  virtual void set_registers(Kernel& kernel, int registers) = 0;
   virtual const ptx::Function& function(const Kernel& kernel) = 0;
   // Resident blocks of this kernel on one multiprocessor.
   virtual int occupancy(const Kernel& kernel, uint64_t threads, uint64_t dynamic_shared) = 0;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/async_op.h"
+#include "engine/sector_set.h"
 #include "engine/simulator.h"
 
 namespace ptxsim {
@@ -46,6 +47,7 @@ struct Frame {
   std::vector<uint8_t>
       params;  // 32 lanes of the .param variables of the body and the formal parameters
   uint32_t local_base = 0;   // of its .local variables in each lane's stack
+  uint32_t local_top = 0;    // behind them and what alloca made
   std::shared_ptr<Frame> caller;
   uint32_t return_pc = 0;
   const Op* call = nullptr;  // that made it
@@ -125,6 +127,7 @@ struct Block {
   std::vector<Warp> warps;
   NamedBarrier barriers[16];
   uint32_t threads = 0, live = 0;
+  SectorSet loaded, stored;  // of global memory, for the counters
   std::map<uint32_t, std::deque<std::shared_ptr<WgmmaProduct>>> warpgroups;  // products under way
 };
 

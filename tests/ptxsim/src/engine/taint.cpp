@@ -47,11 +47,12 @@ void set_taint(Warp& w, uint32_t slot, uint32_t lanes) {
 void track_taint(Warp& w, const Op& op) {
   const Program& program = *w.fragment->frame->program;
   const OperandSlots& slots = program.operands[size_t(&op - program.ops.data())];
-  if (op.kind == InstructionClass::mma) return taint_mma(w, op);
+  if (op.kind == InstructionClass::mma && taint_mma(w, op)) return;
   uint32_t lanes = 0;
   for (uint32_t slot : slots.reads) lanes |= taint_of(w, slot);
   if (op.guard != Op::kNone) lanes |= taint_of(w, op.guard);
-  if (lanes && op.kind == InstructionClass::warp) lanes = w.mask;  // values change lanes
+  if (lanes && (op.kind == InstructionClass::warp || op.kind == InstructionClass::mma))
+    lanes = w.mask;  // values change lanes
   if (lanes && matters(op.kind)) {
     finding(w, op, Report::Kind::unwritten_read, lanes,
             "uses a value that comes from memory nothing wrote");

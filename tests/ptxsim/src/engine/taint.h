@@ -11,7 +11,7 @@ void track_taint(Warp& w, const Op& op);
 
 void set_taint(Warp& w, uint32_t slot, uint32_t lanes);
 uint32_t taint_of(const Warp& w, uint32_t slot);
-// Rows of A and columns of B make those of D such (opcodes/tensor.cpp).
-void taint_mma(Warp& w, const Op& op);
+// Rows of A and columns of B make those of D such (opcodes/tensor.cpp); false if it is no mma.sync.
+bool taint_mma(Warp& w, const Op& op);
 
 }  // namespace ptxsim

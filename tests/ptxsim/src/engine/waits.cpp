@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "engine/counters.h"
 #include "engine/races.h"
 #include "engine/warpgroup.h"
 
@@ -83,17 +84,24 @@ std::string describe_wait(const Warp& w, const Fragment& f) {
   return text;
 }
 
-void complete_barrier(NamedBarrier& bar) {
+void complete_barrier(Launch& launch, NamedBarrier& bar) {
+  ++launch.counters->block_barriers;
   bar.result_popc = bar.popc, bar.result_all = bar.all, bar.result_any = bar.any;
   bar.arrived = 0, bar.expected = 0, bar.popc = 0, bar.all = 1, bar.any = 0;
   ++bar.generation;
 }
 
+void complete_barrier(Cluster& cluster) {
+  ++cluster.launch->counters->cluster_barriers;
+  cluster.arrived = 0, ++cluster.generation;
+}
+
 void release_if_complete(Block& block) {
   for (NamedBarrier& bar : block.barriers)
-    if (bar.arrived && bar.expected == 0 && bar.arrived >= block.live) complete_barrier(bar);
+    if (bar.arrived && bar.expected == 0 && bar.arrived >= block.live)
+      complete_barrier(*block.cluster->launch, bar);
   Cluster& cluster = *block.cluster;
-  if (cluster.arrived && cluster.arrived >= cluster.live) cluster.arrived = 0, ++cluster.generation;
+  if (cluster.arrived && cluster.arrived >= cluster.live) complete_barrier(cluster);
 }
 
 namespace {

@@ -19,7 +19,8 @@ bool complete_one(Cluster& cluster, Random& random);
 // now, and the lanes know of it.
 void complete_groups(Warp& w, AsyncOp::Kind kind, uint64_t group, uint32_t lanes);
 
-void complete_barrier(NamedBarrier& barrier);
+void complete_barrier(Launch& launch, NamedBarrier& barrier);
+void complete_barrier(Cluster& cluster);
 
 // mbarrier state as it lies in shared memory (mbarrier.cpp).
 bool mbarrier_phase_complete(Block& block, uint32_t address, uint32_t parity);

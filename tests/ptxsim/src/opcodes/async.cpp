@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies that go on while the thread does: cp.async and cp.async.bulk without tensors (PTX ISA
-// 9.7.9.25), and what steers a kernel from outside: griddepcontrol, setmaxnreg.
+// Copies that go on while the thread does: cp.async (PTX ISA 9.7.9.25), and what steers a kernel
+// from outside: griddepcontrol, setmaxnreg.
 //
 // A copy is queued when it is issued and done at a moment the schedule picks, at the latest when
 // something that the ISA says waits for it is executed. Source and destination are checked at
 // issue.
-#include <algorithm>
 #include <cstring>
 
-#include "engine/counters.h"
+#include "engine/counting.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
 #include "engine/races.h"
@@ -49,7 +48,8 @@ Flow run_copy(Warp& w, const Op& op) {
       f.ignore == Op::kNone ? 0 : w.predicate(f.ignore) ^ (f.ignore_negated ? kAllLanes : 0);
   std::vector<Piece> pieces;
   Place counted[kLanes];
-  uint64_t sectors[2 * kLanes];
+  Counters& counters = *launch.counters;
+  uint64_t sectors[kLanes];
   int n = 0;
   for_active(w.mask, [&](int l) {
     Piece p{};
@@ -76,17 +76,12 @@ Flow run_copy(Warp& w, const Op& op) {
         finding(w, op, Report::Kind::unwritten_read, 1u << l,
                 "copies bytes that nothing wrote, at " + launch.memory.describe(uint64_t(p.from)));
       sectors[n++] = uint64_t(p.from) / 32;
-      if ((uint64_t(p.from) + p.live - 1) / 32 != sectors[n - 1])
-        sectors[n++] = (uint64_t(p.from) + p.live - 1) / 32;
-      launch.counters->global_load.bytes += p.live;
+      counters.cp_async_load.bytes += p.live;
     }
     pieces.push_back(p);
   });
-  std::sort(sectors, sectors + n);
-  n = int(std::unique(sectors, sectors + n) - sectors);
-  launch.counters->global_load.sectors += uint64_t(n);
-  launch.touch_sectors(sectors, n, launch.counters->global_load);
-  count_wavefronts(counted, w.mask, f.bytes, launch.counters->cp_async);
+  count_sectors(*w.block, sectors, n, false, counters.cp_async_load);
+  count_wavefronts(counted, w.mask, f.bytes, counters.cp_async);
 
   const Agent agent = launch.races ? launch.races->start_agent(w, w.mask, true, false) : Agent{};
   w.block->cluster->pending.push_back(
@@ -170,135 +165,10 @@ Flow run_copy_arrive(Warp& w, const Op& op) {
   return Flow::next;
 }
 
-// --- cp.async.bulk between shared and global memory, without a tensor map ---
-
-struct BulkForm {
-  AddressForm to, from, mbarrier;
-  uint32_t size = 0;
-  bool to_shared = false;
-};
-
-Flow run_bulk(Warp& w, const Op& op) {
-  const auto& f = *static_cast<const BulkForm*>(op.form);
-  Launch& launch = w.launch();
-  uint64_t to[kLanes], from[kLanes], barrier[kLanes];
-  read_addresses(w, f.to, to);
-  read_addresses(w, f.from, from);
-  if (f.to_shared) read_addresses(w, f.mbarrier, barrier);
-  for_active(w.mask, [&](int l) {
-    const uint32_t bytes = w.lanes<uint32_t>(f.size)[l];
-    if (bytes % 16 || to[l] % 16 || from[l] % 16)
-      fault(w, op, Report::Kind::misaligned, 1u << l,
-            "cp.async.bulk takes addresses and sizes that are multiples of 16");
-    if (bytes == 0) return;
-    const Place target = locate(w, op, f.to.space, l, to[l], bytes, Access::Kind::write);
-    const Place source = locate(w, op, f.from.space, l, from[l], bytes, Access::Kind::read);
-    launch.counters->bulk_bytes += bytes;
-    Block* bar_block = nullptr;
-    uint32_t bar_offset = 0;
-    if (f.to_shared) {
-      const Place b = locate(w, op, f.mbarrier.space, l, barrier[l], 8, Access::Kind::atomic);
-      if (!b.shared_block)
-        fault(w, op, Report::Kind::out_of_bounds, 1u << l, "an mbarrier lies in shared memory");
-      bar_block = b.shared_block, bar_offset = b.shared_offset;
-    }
-    const Agent agent = launch.races ? launch.races->start_agent(w, 1u << l, false, true) : Agent{};
-    w.block->cluster->pending.push_back(
-        {[=, &launch, &op] {
-           if (launch.races) {
-             auto note = [&](const Place& p, bool write) {
-               if (p.shared_block)
-                 launch.races->agent_shared(agent, -1, op, *p.shared_block, p.shared_offset, bytes,
-                                            write);
-               else
-                 launch.races->agent_global(agent, -1, op, *p.allocation, uint64_t(p.data), bytes,
-                                            write);
-             };
-             note(source, false);
-             note(target, true);
-           }
-           memcpy(target.data, source.data, bytes);
-           if (target.shared_block)
-             mark_shared(*target.shared_block, target.shared_offset, bytes, true);
-           else
-             target.allocation->mark_written(uint64_t(target.data), bytes);
-           if (bar_block) {
-             if (launch.races)
-               launch.races->release_mbarrier(nullptr, -1, agent, *bar_block, bar_offset);
-             step_mbarrier(launch, *bar_block, bar_offset, MbarrierStep::complete_tx, 0, bytes,
-                           nullptr, nullptr, -1);
-           }
-         },
-         f.to_shared ? 0 : w.bulk_group, &w, AsyncOp::Kind::bulk, 1u << l, agent});
-  });
-  return Flow::next;
-}
-
-Flow run_bulk_commit(Warp& w, const Op&) {
-  for_active(w.mask, [&](int l) { w.bulk_commits[l].push_back(w.bulk_group); });
-  ++w.bulk_group;
-  return Flow::next;
-}
-
-// .read asks for less, that the sources were read; here both come at once, which the ISA allows.
-Flow run_bulk_wait(Warp& w, const Op& op) {
-  for_active(w.mask, [&](int l) {
-    std::vector<uint64_t>& commits = w.bulk_commits[l];
-    const size_t keep = size_t(op.immediate);
-    if (commits.size() <= keep) return;
-    complete_groups(w, AsyncOp::Kind::bulk, commits[commits.size() - keep - 1], 1u << l);
-    commits.erase(commits.begin(), commits.end() - long(keep));
-  });
-  return Flow::next;
-}
-
-void decode_bulk(Decode& d) {
-  if (d.mods.take("commit_group")) {
-    d.op.kind = InstructionClass::async_control;
-    d.op.run = run_bulk_commit;
-    return;
-  }
-  if (d.mods.take("wait_group")) {
-    d.mods.take("read");
-    d.op.immediate = d.integer(0);
-    d.op.kind = InstructionClass::async_control;
-    d.op.run = run_bulk_wait;
-    return;
-  }
-  if (d.mods.peek() == "tensor") return decode_bulk_tensor(d);
-  if (d.mods.take("prefetch")) {  // a hint to a cache that is not simulated
-    if (d.mods.peek() == "tensor") return decode_tensor_prefetch(d);
-    d.mods.require_one_of({"L2"});
-    d.mods.require_one_of({"global"});
-    d.mods.take("L2::cache_hint");
-    d.op.kind = InstructionClass::no_action;
-    d.op.run = [](Warp&, const Op&) { return Flow::next; };
-    return;
-  }
-  BulkForm& f = d.form<BulkForm>();
-  const int to = d.mods.require_one_of({"shared::cluster", "shared::cta", "global"});
-  const int from = d.mods.require_one_of({"global", "shared::cta"});
-  f.to_shared = to != 2;
-  if (f.to_shared)
-    d.mods.require_one_of({"mbarrier::complete_tx::bytes"});
-  else
-    d.mods.require_one_of({"bulk_group"});
-  if (d.mods.peek().starts_with("multicast")) d.fail("is not supported without a tensor map");
-  d.mods.take("L2::cache_hint");
-  d.expect_operands(f.to_shared ? 4 : 3, f.to_shared ? 5 : 4);
-  f.to = decode_address(d, d.operand(0), f.to_shared ? SpaceKind::shared : SpaceKind::global);
-  f.from = decode_address(d, d.operand(1), from == 1 ? SpaceKind::shared : SpaceKind::global);
-  f.size = d.in(2, 4);
-  if (f.to_shared) f.mbarrier = decode_address(d, d.operand(3), SpaceKind::shared);
-  d.op.kind = InstructionClass::bulk;
-  d.op.run = run_bulk;
-}
-
 void decode_cp(Decode& d) {
   if (d.mods.take("reduce")) {
     for (const char* word : {"async", "bulk"}) d.mods.require_one_of({word});
-    if (d.mods.peek() != "tensor") d.fail("is not supported without a tensor map");
-    return decode_bulk_tensor(d);
+    return d.mods.peek() == "tensor" ? decode_bulk_tensor(d) : decode_bulk_reduction(d);
   }
   d.mods.require_one_of({"async"});
   d.op.kind = InstructionClass::async_control;

@@ -63,12 +63,10 @@ enum class Float : uint8_t { f32, f64, f16, f16x2, bf16, bf16x2 };
 template <Float kType, AtomicOp kOp>
 uint64_t apply_float(uint64_t old, uint64_t b, uint64_t) {
   auto pick = [](auto x, auto y) {
-    if constexpr (kOp == AtomicOp::add)
-      return x + y;
-    else if constexpr (kOp == AtomicOp::min)
-      return std::fmin(x, y);
-    else
-      return std::fmax(x, y);
+    if constexpr (kOp == AtomicOp::add) return x + y;
+    if (x != x || y != y) return x != x ? y : x;  // of a NaN and a number the number
+    if (x == y) return std::signbit(x) == (kOp == AtomicOp::min) ? x : y;  // -0 is below +0
+    return (x < y) == (kOp == AtomicOp::min) ? x : y;
   };
   if constexpr (kType == Float::f32)
     return std::bit_cast<uint32_t>(
@@ -169,17 +167,30 @@ Apply pick(AtomicOp what, const std::string& type) {
 
 void decode_atomic(Decode& d) {
   const bool returns = d.instruction.opcode == "atom";
+  if (!returns && d.mods.take("async")) return decode_async_reduction(d);
   AtomicForm& f = d.form<AtomicForm>();
-  f.order = take_order(d);
-  if (!f.order.is_strong) f.order.scope = Order::Scope::gpu;  // .relaxed.gpu is what no word means
+  f.order.scope = Order::Scope::gpu;  // .relaxed.gpu is what no word means
+  auto take_scope = [&] {
+    const int scope = d.mods.take_one_of({"cta", "cluster", "gpu", "sys"});
+    if (scope >= 0) f.order.scope = Order::Scope(scope);
+    return scope >= 0;
+  };
+  auto take_semantics = [&] {
+    const int semantics = d.mods.take_one_of({"relaxed", "acquire", "release", "acq_rel"});
+    f.order.acquires |= semantics == 1 || semantics == 3;
+    f.order.releases |= semantics >= 2;
+    return semantics >= 0;
+  };
+  const bool ordered = take_semantics(), scoped = take_scope();
   const SpaceKind space = take_space(d);
-  const int scope = d.mods.take_one_of({"cta", "cluster", "gpu", "sys"});
-  if (scope >= 0) f.order.scope = Order::Scope(scope);
-  f.order.is_strong = true;
+  if (!scoped) take_scope();  // ptxas takes the space first, too
   f.what = AtomicOp(d.mods.require_one_of(
       {"exch", "cas", "add", "inc", "dec", "min", "max", "and", "or", "xor"}));
-  d.mods.take("noftz");  // half sums keep subnormals either way
-  d.mods.take("L2::cache_hint");
+  // ptxas takes the order behind the operation, too, where cooperative_groups has it.
+  if (!ordered && take_semantics()) take_scope();
+  f.order.is_strong = true;
+  const bool noftz = d.mods.take("noftz");  // sums of halves keep subnormals
+  const bool hint = d.mods.take("L2::cache_hint");
   const int vector = d.mods.take_one_of({"v2", "v4", "v8"});
   f.count = vector < 0 ? 1 : 2u << vector;
   const std::string type(d.mods.peek());
@@ -188,7 +199,17 @@ void decode_atomic(Decode& d) {
   f.element = uint32_t(ptx::size_of(parsed));
   f.apply = pick(f.what, type);
   const bool wide = type == "b128" && (f.what == AtomicOp::exch || f.what == AtomicOp::cas);
-  if (!f.apply && !wide) d.fail("does not exist for this type");
+  if (!returns && (f.order.acquires || f.what == AtomicOp::exch || f.what == AtomicOp::cas))
+    d.fail("does not exist without a result");
+  const bool is_half = type.find("f16") != std::string::npos;
+  const bool is_float = is_half || type == "f32";
+  const bool in_global = space == SpaceKind::global || space == SpaceKind::generic;
+  const bool vectorised = is_half ? f.count * f.element <= 16
+                                  : type == "f32" && f.what == AtomicOp::add && f.count <= 4;
+  const bool is_extreme = f.what == AtomicOp::min || f.what == AtomicOp::max;
+  if ((!f.apply && !wide) || (is_extreme && is_float && f.count == 1) || noftz != is_half ||
+      (hint && !in_global) || (f.count > 1 && !(vectorised && in_global)))
+    d.fail("does not exist for this type and space");
   d.mods.take(type);
 
   const int sources = f.what == AtomicOp::cas ? 2 : 1, least = (returns ? 2 : 1) + sources;

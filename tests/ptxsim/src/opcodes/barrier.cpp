@@ -2,7 +2,6 @@
 // Barriers of warps, blocks and clusters, and fences: PTX ISA 9.7.13.
 #include <cstring>
 
-#include "engine/counters.h"
 #include "engine/lanes.h"
 #include "engine/memory.h"
 #include "engine/operands.h"
@@ -86,7 +85,6 @@ Flow run_block_barrier(Warp& w, const Op& op) {
           "barrier " + std::to_string(id) + " is entered with thread count " +
               std::to_string(count) + " while others wait there with " +
               std::to_string(bar.expected));
-  ++launch.counters->barriers;
   ++launch.progress;
   bar.expected = count;
   bar.arrived += form.aligned && count ? kLanes : uint32_t(std::popcount(w.mask));
@@ -106,7 +104,7 @@ Flow run_block_barrier(Warp& w, const Op& op) {
     f.arrived_at_barrier = true, f.barrier_id = id, f.barrier_generation = generation;
     f.wait = {Wait::Kind::block_barrier, 0, id, generation, 0};
   }
-  if (bar.arrived >= (count ? count : block.live)) complete_barrier(bar);
+  if (bar.arrived >= (count ? count : block.live)) complete_barrier(launch, bar);
   return form.kind == BlockBarrier::Kind::arrive ? Flow::next : Flow::wait;
 }
 
@@ -151,7 +149,7 @@ Flow run_cluster_arrive(Warp& w, const Op& op) {
   if (launch.races) launch.races->arrive_cluster(w, cluster.generation, op.immediate & 1);
   f.arrived_at_cluster = true, f.cluster_generation = cluster.generation;
   cluster.arrived += uint32_t(std::popcount(w.mask));
-  if (cluster.arrived >= cluster.live) cluster.arrived = 0, ++cluster.generation;
+  if (cluster.arrived >= cluster.live) complete_barrier(cluster);
   return Flow::next;
 }
 
@@ -201,6 +199,13 @@ Flow run_fence(Warp& w, const Op& op) {
   return Flow::next;
 }
 
+// What a fence of one direction may be restricted to, in a cluster.
+void take_restriction(Decode& d, int direction) {
+  d.mods.require_one_of(
+      {direction ? "sync_restrict::shared::cta" : "sync_restrict::shared::cluster"});
+  if (d.mods.peek() != "cluster") d.fail("is of scope .cluster");
+}
+
 void decode_fence(Decode& d) {
   d.op.kind = InstructionClass::fence;
   d.op.run = run_fence;
@@ -209,27 +214,21 @@ void decode_fence(Decode& d) {
     d.op.slot[0] = uint32_t(d.mods.require_one_of({"cta", "cluster", "gpu", "sys"}));
   };
   if (d.mods.take("proxy")) {
-    const int kind =
-        d.mods.require_one_of({"async", "alias", "async::generic", "tensormap::generic",
-                               "async.global", "async.shared::cta"});
-    switch (kind) {
+    switch (d.mods.require_one_of({"async", "alias", "async::generic", "tensormap::generic"})) {
       case 0:
         d.mods.take_one_of({"global", "shared::cta", "shared::cluster"});
         d.op.immediate = kFenceProxyAsync;
         break;
       case 1: d.op.immediate = kFenceOrdinary; break;
-      case 2:  // fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster
-        d.mods.require_one_of({"acquire", "release"});
-        d.mods.take_one_of({"sync_restrict::shared::cluster", "sync_restrict::shared::cta"});
+      case 2:
+        take_restriction(d, d.mods.require_one_of({"acquire", "release"}));
         scope();
         d.op.immediate = kFenceProxyAsync;
         break;
-      case 3:
+      default:
         d.op.immediate = d.mods.require_one_of({"release", "acquire"}) ? kFenceTensormapAcquire
                                                                        : kFenceTensormapRelease;
         scope();
-        break;
-      default: d.fail("is not supported");
     }
     if (d.op.immediate == kFenceTensormapAcquire) {
       d.expect_operands(2, 2);
@@ -244,8 +243,9 @@ void decode_fence(Decode& d) {
     d.op.slot[0] = uint32_t(FenceScope::cluster);
     return;
   }
-  d.mods.take_one_of({"sc", "acq_rel", "acquire", "release"});
-  d.mods.take_one_of({"sync_restrict::shared::cluster", "sync_restrict::shared::cta"});
+  const int kind = d.mods.take_one_of({"acquire", "release", "sc", "acq_rel"});
+  if ((kind == 0 || kind == 1) && d.mods.peek().starts_with("sync_restrict"))
+    take_restriction(d, kind);
   scope();
   d.op.immediate = kFenceOrdinary;
 }

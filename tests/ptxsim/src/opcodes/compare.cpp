@@ -153,6 +153,8 @@ void decode_compare_type(Decode& d, CompareForm& form, Compare c, Type type) {
   if (c >= Compare::lo && c <= Compare::hs &&
       !(type == Type::u16 || type == Type::u32 || type == Type::u64))
     d.fail("compares unsigned integers only");
+  const bool is_bits = type == Type::b16 || type == Type::b32 || type == Type::b64;
+  if (is_bits && c > Compare::ne) d.fail("compares bits for equality only");
   if (form.ftz && type != Type::f32 && type != Type::f16)
     d.fail("has .ftz without a type that it fits");
 }
@@ -160,6 +162,19 @@ void decode_compare_type(Decode& d, CompareForm& form, Compare c, Type type) {
 constexpr std::initializer_list<Type> kCompared = {
     Type::b16, Type::b32, Type::b64, Type::u16, Type::u32, Type::u64, Type::s16,
     Type::s32, Type::s64, Type::f32, Type::f64, Type::f16, Type::bf16};
+
+// Both halves of packed operands.
+std::pair<uint32_t, uint32_t> compare_halves(const Warp& w, const Op& op, const CompareForm& form) {
+  const uint32_t *a = w.lanes<uint32_t>(op.slot[1]), *b = w.lanes<uint32_t>(op.slot[2]);
+  alignas(64) uint16_t halves[4][kLanes];
+  for (int l = 0; l < kLanes; ++l) {
+    halves[0][l] = uint16_t(a[l]), halves[1][l] = uint16_t(b[l]);
+    halves[2][l] = uint16_t(a[l] >> 16), halves[3][l] = uint16_t(b[l] >> 16);
+  }
+  Warp view;  // the comparison reads its operands as registers of a frame
+  view.registers = reinterpret_cast<uint8_t*>(halves);
+  return {form.compare(view, 0, 64, form.ftz), form.compare(view, 128, 192, form.ftz)};
+}
 
 void decode_setp(Decode& d) {
   CompareForm& form = d.form<CompareForm>();
@@ -182,16 +197,7 @@ void decode_setp(Decode& d) {
     d.op.slot[1] = d.in(1, 4), d.op.slot[2] = d.in(2, 4);
     d.op.run = [](Warp& w, const Op& op) {
       const auto& form = *static_cast<const CompareForm*>(op.form);
-      const uint32_t *a = w.lanes<uint32_t>(op.slot[1]), *b = w.lanes<uint32_t>(op.slot[2]);
-      alignas(64) uint16_t halves[4][kLanes];
-      for (int l = 0; l < kLanes; ++l) {
-        halves[0][l] = uint16_t(a[l]), halves[1][l] = uint16_t(b[l]);
-        halves[2][l] = uint16_t(a[l] >> 16), halves[3][l] = uint16_t(b[l] >> 16);
-      }
-      Warp view;  // the comparison reads its operands as registers of a frame
-      view.registers = reinterpret_cast<uint8_t*>(halves);
-      const uint32_t low = form.compare(view, 0, 64, form.ftz),
-                     high = form.compare(view, 128, 192, form.ftz);
+      const auto [low, high] = compare_halves(w, op, form);
       write_predicate(w, op.slot[0], combine(w, op, form, low));
       write_predicate(w, op.slot[3], combine(w, op, form, high));
       return Flow::next;
@@ -200,6 +206,7 @@ void decode_setp(Decode& d) {
   }
   const Type type = d.mods.type(kCompared);
   decode_compare_type(d, form, c, type);
+  if (has_second && (type == Type::f16 || type == Type::bf16)) d.fail("takes one result");
   const int bytes = ptx::size_of(type);
   d.op.slot[1] = d.in(1, bytes), d.op.slot[2] = d.in(2, bytes);
   d.op.run = [](Warp& w, const Op& op) {
@@ -212,35 +219,74 @@ void decode_setp(Decode& d) {
   };
 }
 
+// Which results `set` has for a source: integers of 32 bits or fp32, and the ISA's tables for halves.
+bool may_set(Type result, Type source, bool ftz) {
+  switch (result) {
+    case Type::u32:
+    case Type::s32: return true;
+    case Type::u16:
+    case Type::s16: return source == Type::f16 || source == Type::bf16;
+    case Type::f32: return source != Type::f16 && source != Type::bf16;
+    case Type::f16: return source != Type::bf16;
+    default: return !ftz;
+  }
+}
+
+Flow run_set_halves(Warp& w, const Op& op) {
+  const auto& form = *static_cast<const CompareForm*>(op.form);
+  auto [low, high] = compare_halves(w, op, form);
+  low = combine(w, op, form, low), high = combine(w, op, form, high);
+  const uint32_t one = uint32_t(op.immediate);
+  write_lanes(w, w.lanes<uint32_t>(op.slot[0]), [&](int l) {
+    return ((low >> l) & 1 ? one : 0) | ((high >> l) & 1 ? one << 16 : 0);
+  });
+  return Flow::next;
+}
+
+template <typename T>
+Flow run_set(Warp& w, const Op& op) {
+  const auto& form = *static_cast<const CompareForm*>(op.form);
+  const uint32_t value = combine(w, op, form, form.compare(w, op.slot[1], op.slot[2], form.ftz));
+  write_lanes(w, w.lanes<T>(op.slot[0]),
+              [&](int l) { return (value >> l) & 1 ? T(op.immediate) : T(0); });
+  return Flow::next;
+}
+
 void decode_set(Decode& d) {
   CompareForm& form = d.form<CompareForm>();
   const Compare c = decode_comparison(d, form);
   d.op.kind = InstructionClass::predicate;
   const int count = form.combine < 0 ? 3 : 4;
   d.expect_operands(count, count);
-  const Type result =
-      d.mods.type({Type::u32, Type::s32, Type::f32, Type::u16, Type::s16, Type::f16, Type::bf16});
-  const Type type = d.mods.type(kCompared);
-  decode_compare_type(d, form, c, type);
-  const int bytes = ptx::size_of(type);
-  d.op.slot[0] = d.out(0, ptx::size_of(result));
+  const Type result = d.mods.type({Type::u32, Type::s32, Type::f32, Type::u16, Type::s16, Type::f16,
+                                   Type::bf16, Type::f16x2, Type::bf16x2});
+  const bool packed_result = result == Type::f16x2 || result == Type::bf16x2;
+  const bool f16x2 = d.mods.take("f16x2"), packed = f16x2 || d.mods.take("bf16x2");
+  if (packed) {
+    const Type own = f16x2 ? Type::f16x2 : Type::bf16x2;
+    if (result != own && result != Type::u32 && result != Type::s32)
+      d.fail("does not have this result for two halves");
+    decode_compare_type(d, form, c, f16x2 ? Type::f16 : Type::bf16);
+  }
+  const Type type = packed ? Type::b32 : d.mods.type(kCompared);
+  if (!packed) {
+    decode_compare_type(d, form, c, type);
+    if (packed_result || !may_set(result, type, form.ftz))
+      d.fail("does not have this result for its source");
+  }
+  const int bytes = ptx::size_of(type), result_bytes = ptx::size_of(result);
+  d.op.slot[0] = d.out(0, result_bytes);
   d.op.slot[1] = d.in(1, bytes), d.op.slot[2] = d.in(2, bytes);
   if (form.combine >= 0) d.op.slot[4] = d.predicate_in(d.operand(3), &form.combine_negated);
-  d.op.slot[5] = uint32_t(ptx::size_of(result));
-  d.op.immediate = result == Type::f32    ? 0x3f800000
-                   : result == Type::f16  ? 0x3c00
-                   : result == Type::bf16 ? 0x3f80
-                                          : 0xffffffff;
-  d.op.run = [](Warp& w, const Op& op) {
-    const auto& form = *static_cast<const CompareForm*>(op.form);
-    const uint32_t value = combine(w, op, form, form.compare(w, op.slot[1], op.slot[2], form.ftz));
-    const auto pick = [&](int l) { return (value >> l) & 1 ? uint32_t(op.immediate) : 0; };
-    if (op.slot[5] == 2)
-      write_lanes(w, w.lanes<uint16_t>(op.slot[0]), [&](int l) { return uint16_t(pick(l)); });
-    else
-      write_lanes(w, w.lanes<uint32_t>(op.slot[0]), pick);
-    return Flow::next;
-  };
+  switch (result) {
+    case Type::f32: d.op.immediate = 0x3f800000; break;
+    case Type::f16:
+    case Type::f16x2: d.op.immediate = 0x3c00; break;
+    case Type::bf16:
+    case Type::bf16x2: d.op.immediate = 0x3f80; break;
+    default: d.op.immediate = packed ? 0xffff : -1;
+  }
+  d.op.run = packed ? run_set_halves : result_bytes == 2 ? run_set<uint16_t> : run_set<uint32_t>;
 }
 
 template <typename T>
@@ -271,7 +317,8 @@ void decode_slct(Decode& d) {
   const bool ftz = d.mods.take("ftz");
   const Type type = d.mods.type({Type::b16, Type::b32, Type::b64, Type::u16, Type::u32, Type::u64,
                                  Type::s16, Type::s32, Type::s64, Type::f32, Type::f64});
-  const bool by_float = d.mods.type({Type::s32, Type::f32}) == Type::f32;
+  const bool by_float = ftz ? d.mods.type({Type::f32}) == Type::f32
+                            : d.mods.type({Type::s32, Type::f32}) == Type::f32;
   const int bytes = ptx::size_of(type);
   d.op.immediate = (by_float ? 1 : 0) | (ftz ? 2 : 0);
   d.op.slot[4] = uint32_t(bytes);

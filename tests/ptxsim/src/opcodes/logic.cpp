@@ -322,6 +322,8 @@ bool decode_clock(Decode& d, int bytes) {
     case ptx::Special::globaltimer_hi: shift = 32; break;
     default: return false;
   }
+  const bool is_wide = special == ptx::Special::clock64 || special == ptx::Special::globaltimer;
+  if (is_wide != (bytes == 8)) d.fail("has another size than its special register");
   d.op.immediate = shift;
   d.op.slot[0] = d.out(0, bytes);
   d.op.kind = InstructionClass::move;
@@ -339,9 +341,9 @@ bool decode_clock(Decode& d, int bytes) {
 }
 
 void decode_mov(Decode& d) {
-  const Type type = d.mods.type({Type::pred, Type::b16, Type::b32, Type::b64, Type::b128, Type::u16,
-                                 Type::u32, Type::u64, Type::s16, Type::s32, Type::s64, Type::f16,
-                                 Type::f16x2, Type::bf16, Type::bf16x2, Type::f32, Type::f64});
+  const Type type =
+      d.mods.type({Type::pred, Type::b16, Type::b32, Type::b64, Type::b128, Type::u16, Type::u32,
+                   Type::u64, Type::s16, Type::s32, Type::s64, Type::f32, Type::f64});
   d.expect_operands(2, 2);
   d.op.kind = InstructionClass::move;
   if (type == Type::pred) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstring>
 
+#include "engine/counters.h"
 #include "engine/lanes.h"
 #include "engine/races.h"
 #include "engine/waits.h"
@@ -18,7 +19,7 @@ Mbarrier Mbarrier::load(uint64_t bits, bool* is_valid) {
   m.expected = uint32_t(bits >> 20) & kMaxCount;
   m.tx = int32_t(uint32_t(bits >> 40) << 11) >> 11;
   m.phase = uint32_t(bits >> 61) & 1;
-  *is_valid = bits >> 62 == 2 && m.expected > 0;
+  *is_valid = bits >> 62 == 2;
   return m;
 }
 
@@ -62,9 +63,7 @@ uint64_t step_mbarrier(Launch& launch, Block& block, uint32_t offset, MbarrierSt
     misuse("the mbarrier at shared offset " + std::to_string(offset) + " is not initialised");
   const bool arrives = step == MbarrierStep::arrive || step == MbarrierStep::arrive_expect_tx ||
                        step == MbarrierStep::arrive_drop;
-  if (step == MbarrierStep::expect_tx || step == MbarrierStep::arrive_expect_tx)
-    m.tx += int32_t(tx);
-  if (step == MbarrierStep::complete_tx) m.tx -= int32_t(tx);
+  m.tx += step == MbarrierStep::complete_tx ? -int32_t(tx) : int32_t(tx);
   if (m.tx > int32_t(Mbarrier::kMaxCount) || m.tx < -int32_t(Mbarrier::kMaxCount))
     misuse("the mbarrier's transaction count leaves its range");
   if (step == MbarrierStep::arrive_drop) {
@@ -81,6 +80,7 @@ uint64_t step_mbarrier(Launch& launch, Block& block, uint32_t offset, MbarrierSt
   if (launch.races && arrives) launch.races->release_mbarrier(w, lane, {}, block, offset);
   if (m.is_complete()) {
     m.complete_phase();
+    ++launch.counters->mbarrier_phases;
     if (launch.races) launch.races->end_phase(block, offset);
   }
   store_to(block, offset, m);
@@ -236,8 +236,28 @@ void decode_wait(Decode& d, MbarrierForm& f, bool may_block) {
   d.op.run = run_wait;
 }
 
+// Of a token: what was pending before the arrival that returned it.
+void decode_pending_count(Decode& d) {
+  d.mods.type({Type::b64});
+  d.expect_operands(2, 2);
+  d.op.slot[0] = d.out(0, 4), d.op.slot[1] = d.in(1, 8);
+  d.op.run = [](Warp& w, const Op& op) {
+    const uint64_t* tokens = w.lanes<uint64_t>(op.slot[1]);
+    uint32_t wrong = 0;
+    for_active(w.mask, [&](int l) {
+      bool is_valid;
+      w.lanes<uint32_t>(op.slot[0])[l] = Mbarrier::load(tokens[l], &is_valid).pending;
+      wrong |= uint32_t(!is_valid) << l;
+    });
+    if (wrong)
+      fault(w, op, Report::Kind::barrier_misuse, wrong, "takes the token of an mbarrier's arrival");
+    return Flow::next;
+  };
+}
+
 void decode_mbarrier(Decode& d) {
   d.op.kind = InstructionClass::mbarrier;
+  if (d.mods.take("pending_count")) return decode_pending_count(d);
   MbarrierForm& f = d.form<MbarrierForm>();
   const int what = d.mods.require_one_of({"init", "inval", "arrive", "arrive_drop", "expect_tx",
                                           "complete_tx", "test_wait", "try_wait"});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ld, st, address conversion, and the hints that need no action: PTX ISA 9.7.9.
+// ld and st: PTX ISA 9.7.9.8 to 9.7.9.12.
 #include <cstring>
 
 #include "engine/lanes.h"
@@ -57,16 +57,6 @@ SpaceKind take_space(Decode& d) {
   for (const auto& [name, space] : kSpaces)
     if (d.mods.take(name)) return space;
   return SpaceKind::generic;
-}
-
-// Caches are not simulated: every access reaches memory, so what steers them changes nothing.
-void take_cache_hints(Decode& d) {
-  d.mods.take_one_of({"ca", "cg", "cs", "lu", "cv", "wb", "wt"});
-  d.mods.take_one_of({"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first",
-                      "L1::evict_last", "L1::no_allocate"});
-  d.mods.take_one_of({"L2::evict_normal", "L2::evict_first", "L2::evict_last"});
-  d.mods.take("L2::cache_hint");
-  d.mods.take_one_of({"L2::64B", "L2::128B", "L2::256B"});
 }
 
 Order take_order(Decode& d) {
@@ -189,23 +179,59 @@ InstructionClass class_of(SpaceKind space, bool load) {
   }
 }
 
+// Caches are not simulated: every access reaches memory, so what steers them changes nothing.
+struct Hints { bool of_levels = false, of_l2 = false, coherent = true; };
+
+Hints take_hints(Decode& d, bool load) {
+  Hints h;
+  if (load ? d.mods.take_one_of({"ca", "cg", "cs", "lu", "cv"}) >= 0
+           : d.mods.take_one_of({"wb", "cg", "cs", "wt"}) >= 0)
+    return h;
+  h.coherent = !(load && d.mods.take("nc"));
+  const bool l1 = d.mods.take_one_of({"L1::evict_normal", "L1::evict_unchanged", "L1::evict_first",
+                                      "L1::evict_last", "L1::no_allocate"}) >= 0;
+  h.of_l2 = d.mods.take_one_of({"L2::evict_normal", "L2::evict_first", "L2::evict_last"}) >= 0;
+  const bool policy = d.mods.take("L2::cache_hint");
+  const bool prefetch = load && d.mods.take_one_of({"L2::64B", "L2::128B", "L2::256B"}) >= 0;
+  h.of_levels = l1 || h.of_l2 || policy || prefetch;
+  return h;
+}
+
+void check_access(Decode& d, const MemoryForm& f, SpaceKind space, const Hints& hints, bool load) {
+  const bool is_global = space == SpaceKind::global, is_generic = space == SpaceKind::generic;
+  const uint32_t bytes = f.element * f.count;
+  const bool cached = d.instruction.opcode == "ldu";  // cached and read-only
+  if (bytes > 16 || (cached && f.count == 8))
+    if (bytes != 32 || f.element > 8 || !(is_global || is_generic) || cached)
+      d.fail("is wider than 16 bytes, as 32 bytes of .global may be");
+  if ((hints.of_levels && !is_global && !is_generic) || (!hints.coherent && !is_global) ||
+      (hints.of_l2 && bytes != 32))
+    d.fail("has a cache hint that this space or width does not take");
+  if (!f.order.is_strong) return;
+  const bool io = d.mods.has("mmio");
+  if (!is_global && !is_generic && (space != SpaceKind::shared || io))
+    d.fail("has an order that this space does not take");
+  if ((load ? f.order.releases : f.order.acquires) || cached)
+    d.fail("has an order that this opcode does not take");
+}
+
 void decode_access(Decode& d) {
   const bool load = d.instruction.opcode != "st";
+  if (!load && d.mods.take("async")) return decode_async_store(d);
   MemoryForm& f = d.form<MemoryForm>();
   f.order = take_order(d);
   SpaceKind space = take_space(d);
   if (!f.order.is_strong) f.order = take_order(d);  // ptxas takes the space first, too
-  d.mods.take("nc");
-  take_cache_hints(d);
-  if (load && d.mods.take("nc")) take_cache_hints(d);
+  const Hints hints = take_hints(d, load);
   d.mods.take("unified");
   const int vector = d.mods.take_one_of({"v2", "v4", "v8"});
   f.count = vector < 0 ? 1 : 2u << vector;
   const Type type = d.mods.type({Type::b8, Type::b16, Type::b32, Type::b64, Type::b128, Type::u8,
                                  Type::u16, Type::u32, Type::u64, Type::s8, Type::s16, Type::s32,
-                                 Type::s64, Type::f32, Type::f64, Type::f16, Type::bf16});
+                                 Type::s64, Type::f32, Type::f64});
   f.element = uint32_t(ptx::size_of(type));
   f.is_signed = type == Type::s8 || type == Type::s16 || type == Type::s32;
+  check_access(d, f, space, hints, load);
   d.expect_operands(2, 3);
   if (d.operands() == 3) d.in(2, 8);  // the cache policy
   const Operand &address = d.operand(load ? 1 : 0), &value = d.operand(load ? 0 : 1);
@@ -224,7 +250,6 @@ void decode_access(Decode& d) {
     f.sizes[i] = uint32_t(size);
     if (load && f.sizes[i] != f.sizes[0]) d.fail("takes registers of one size");
   }
-  if (f.element * f.count > 32) d.fail("is wider than 32 bytes");
   f.access.kind = load ? Access::Kind::read : Access::Kind::write;
   f.access.bytes = uint8_t(f.element * f.count);
   f.access.is_strong = f.order.is_strong;
@@ -232,145 +257,11 @@ void decode_access(Decode& d) {
   d.op.run = load ? run_load : run_store;
 }
 
-// Generic addresses and those of a space.
-void decode_cvta(Decode& d) {
-  const bool to = d.mods.take("to");
-  const SpaceKind space = take_space(d);
-  const int bytes = ptx::size_of(d.mods.type({Type::u32, Type::u64}));
-  if (bytes != 8) d.fail("is supported for 64-bit addresses");
-  d.expect_operands(2, 2);
-  d.op.slot[0] = d.out(0, 8);
-  d.op.slot[1] = d.in(1, 8);
-  d.op.kind = InstructionClass::move;
-  uint64_t window = 0;
-  switch (space) {
-    case SpaceKind::shared: window = kSharedWindow; break;
-    case SpaceKind::local: window = kLocalWindow; break;
-    case SpaceKind::param_kernel: window = kParamWindow; break;
-    case SpaceKind::global:
-    case SpaceKind::constant: break;
-    default: d.fail("takes no such space");
-  }
-  d.op.immediate = int64_t(window);
-  if (to)
-    d.op.run = [](Warp& w, const Op& op) {
-      const uint64_t* a = w.lanes<uint64_t>(op.slot[1]);
-      write_lanes(w, w.lanes<uint64_t>(op.slot[0]),
-                  [&](int l) { return a[l] & ~uint64_t(op.immediate); });
-      return Flow::next;
-    };
-  else
-    d.op.run = [](Warp& w, const Op& op) {
-      const uint64_t* a = w.lanes<uint64_t>(op.slot[1]);
-      write_lanes(w, w.lanes<uint64_t>(op.slot[0]),
-                  [&](int l) { return a[l] | uint64_t(op.immediate); });
-      return Flow::next;
-    };
-}
-
-void decode_isspacep(Decode& d) {
-  const SpaceKind space = take_space(d);
-  d.expect_operands(2, 2);
-  d.op.slot[0] = d.predicate_out(d.operand(0));
-  d.op.slot[1] = d.in(1, 8);
-  d.op.kind = InstructionClass::predicate;
-  d.op.immediate = int64_t(space);
-  d.op.run = [](Warp& w, const Op& op) {
-    const uint64_t* a = w.lanes<uint64_t>(op.slot[1]);
-    write_predicate(w, op.slot[0], lane_mask([&](int l) {
-                      switch (SpaceKind(op.immediate)) {
-                        case SpaceKind::shared: return (a[l] & kSharedWindow) != 0;
-                        case SpaceKind::local: return (a[l] & kLocalWindow) != 0;
-                        case SpaceKind::param_kernel: return (a[l] & kParamWindow) != 0;
-                        default: return a[l] < kParamWindow;
-                      }
-                    }));
-    return Flow::next;
-  };
-}
-
-// A shared address as another block of the cluster has it. A rank that the cluster has not is found
-// when the address is used: CUTLASS computes addresses for all lanes and uses those of some.
-void decode_mapa(Decode& d) {
-  const bool shared = take_space(d) == SpaceKind::shared;
-  const int bytes = ptx::size_of(d.mods.type({Type::u32, Type::u64}));
-  d.expect_operands(3, 3);
-  d.op.slot[0] = d.out(0, bytes), d.op.slot[1] = d.in(1, bytes), d.op.slot[2] = d.in(2, 4);
-  d.op.immediate = (bytes == 8 ? 1 : 0) | (shared ? 2 : 0);
-  d.op.kind = InstructionClass::move;
-  d.op.run = [](Warp& w, const Op& op) {
-    const uint32_t* rank = w.lanes<uint32_t>(op.slot[2]);
-    auto map = [&](uint64_t address, int l) {
-      return (address & ~(uint64_t(0xff) << kBlockShift)) | uint64_t((rank[l] & 0x7f) + 1)
-                                                                << kBlockShift;
-    };
-    if (op.immediate & 1)
-      write_lanes(w, w.lanes<uint64_t>(op.slot[0]),
-                  [&](int l) { return map(w.lanes<uint64_t>(op.slot[1])[l], l); });
-    else
-      write_lanes(w, w.lanes<uint32_t>(op.slot[0]),
-                  [&](int l) { return uint32_t(map(w.lanes<uint32_t>(op.slot[1])[l], l)); });
-    return Flow::next;
-  };
-}
-
-void decode_getctarank(Decode& d) {
-  take_space(d);
-  const int bytes = ptx::size_of(d.mods.type({Type::u32, Type::u64}));
-  d.expect_operands(2, 2);
-  d.op.slot[0] = d.out(0, 4), d.op.slot[1] = d.in(1, bytes);
-  d.op.immediate = bytes;
-  d.op.kind = InstructionClass::move;
-  d.op.run = [](Warp& w, const Op& op) {
-    write_lanes(w, w.lanes<uint32_t>(op.slot[0]), [&](int l) {
-      const uint64_t a =
-          op.immediate == 8 ? w.lanes<uint64_t>(op.slot[1])[l] : w.lanes<uint32_t>(op.slot[1])[l];
-      const uint32_t rank = uint32_t(a >> kBlockShift) & 0xff;
-      return rank ? rank - 1 : w.block->rank;
-    });
-    return Flow::next;
-  };
-}
-
-// Hints to caches, which are not simulated. Their operands are still read and their addresses
-// ignored: a prefetch may point anywhere.
-void decode_cache_hint(Decode& d) {
-  while (!d.mods.peek().empty()) {
-    const int known = d.mods.take_one_of({"global", "local", "L1", "L2", "tensormap", "param",
-                                          "const", "L2::evict_last", "L2::evict_normal",
-                                          "L1::evict_normal", "L2::128B", "fractional", "range",
-                                          "L2::evict_first", "L2::evict_unchanged", "b64", "cvt"});
-    if (known < 0) break;
-  }
-  d.op.kind = InstructionClass::no_action;
-  d.op.run = [](Warp&, const Op&) { return Flow::next; };
-}
-
-// The policy is an opaque value that nothing looks at.
-void decode_createpolicy(Decode& d) {
-  decode_cache_hint(d);
-  d.op.slot[0] = d.out(0, 8);
-  d.op.run = [](Warp& w, const Op& op) {
-    write_lanes(w, w.lanes<uint64_t>(op.slot[0]), [](int) { return uint64_t(0); });
-    return Flow::next;
-  };
-}
-
 }  // namespace
 
 std::initializer_list<DecodeEntry> memory_opcodes() {
-  static const std::initializer_list<DecodeEntry> all = {{"ld", decode_access},
-                                                         {"ldu", decode_access},
-                                                         {"st", decode_access},
-                                                         {"cvta", decode_cvta},
-                                                         {"isspacep", decode_isspacep},
-                                                         {"mapa", decode_mapa},
-                                                         {"getctarank", decode_getctarank},
-                                                         {"prefetch", decode_cache_hint},
-                                                         {"prefetchu", decode_cache_hint},
-                                                         {"applypriority", decode_cache_hint},
-                                                         {"discard", decode_cache_hint},
-                                                         {"createpolicy", decode_createpolicy}};
+  static const std::initializer_list<DecodeEntry> all = {
+      {"ld", decode_access}, {"ldu", decode_access}, {"st", decode_access}};
   return all;
 }
 

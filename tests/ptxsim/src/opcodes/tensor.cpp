@@ -188,7 +188,8 @@ void decode_movmatrix(Decode& d) {
 }  // namespace
 
 // D's element (i, j) needs row i of A, column j of B and the same element of C (layouts: mma.h).
-void taint_mma(Warp& w, const Op& op) {
+bool taint_mma(Warp& w, const Op& op) {
+  if (op.run != run_mma) return false;
   const auto& m = *static_cast<const MmaOp*>(op.form);
   const bool packed = m.form.d == Accumulator::f16;
   uint32_t d[8] = {};
@@ -206,6 +207,7 @@ void taint_mma(Warp& w, const Op& op) {
         if (packed || i % 2 == column % 2) d[i] |= 0x11111111u << (column / 2);
     });
   for (int i = 0; i < m.form.d_registers; ++i) set_taint(w, m.d[i], d[i]);
+  return true;
 }
 
 std::initializer_list<DecodeEntry> tensor_opcodes() {

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // TMA: copies of boxes of a tensor that a tensor map describes (PTX ISA 9.7.9.27), and the
 // instructions that change tensor maps. One lane starts a copy; it runs through the async proxy.
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
-#include "engine/counters.h"
+#include "engine/counting.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
 #include "engine/races.h"
 #include "engine/taint.h"
 #include "opcodes/mbarrier.h"
-#include "tensor/formats.h"
+#include "opcodes/reduce.h"
 #include "tensor/tma.h"
 
 namespace ptxsim {
@@ -19,8 +18,6 @@ namespace {
 
 using ptx::Operand;
 using ptx::Type;
-
-enum class Reduce : uint8_t { add, min, max, inc, dec, and_, or_, xor_, none };
 
 struct TmaForm {
   AddressForm map, shared, mbarrier;
@@ -40,46 +37,6 @@ TensorMap read_map(Warp& w, const Op& op, int lane, uint64_t address) {
     fault(w, op, Report::Kind::illegal_instruction, 1u << lane,
           "the bytes at this address are no tensor map");
   return *map;
-}
-
-// One element of a reduction, in the type of the map.
-void reduce_element(Reduce what, TensorType type, uint8_t* to, const uint8_t* from,
-                    uint32_t bytes) {
-  uint64_t a = 0, b = 0;
-  memcpy(&a, to, bytes), memcpy(&b, from, bytes);
-  auto floats = [&](Format format) {
-    const double x = decode(format, a), y = decode(format, b);
-    a = encode(format, what == Reduce::add   ? x + y
-                       : what == Reduce::min ? std::fmin(x, y)
-                                             : std::fmax(x, y));
-  };
-  if (type == TensorType::f16)
-    floats(Format::f16);
-  else if (type == TensorType::bf16)
-    floats(Format::bf16);
-  else if (type == TensorType::f32 || type == TensorType::f32_ftz)
-    floats(Format::f32);
-  else if (type == TensorType::f64)
-    floats(Format::f64);
-  else {
-    const bool is_signed = type == TensorType::s32 || type == TensorType::s64;
-    const int shift = 64 - 8 * int(bytes);
-    const auto wide = [&](uint64_t v) {
-      return is_signed ? int64_t(v << shift) >> shift : int64_t(v);
-    };
-    const bool less = is_signed ? wide(a) < wide(b) : a < b;
-    switch (what) {
-      case Reduce::add: a += b; break;
-      case Reduce::min: a = less ? a : b; break;
-      case Reduce::max: a = less ? b : a; break;
-      case Reduce::inc: a = a >= b ? 0 : a + 1; break;
-      case Reduce::dec: a = a == 0 || a > b ? b : a - 1; break;
-      case Reduce::and_: a &= b; break;
-      case Reduce::or_: a |= b; break;
-      default: a ^= b;
-    }
-  }
-  memcpy(to, &a, bytes);
 }
 
 struct TmaCopy {
@@ -141,9 +98,28 @@ void run_store_copy(const TmaCopy& c) {
       memcpy(to, from, s.bytes);
     else
       for (uint32_t b = 0; b + element <= s.bytes; b += element)
-        reduce_element(c.reduce, c.map.type, to + b, from + b, element);
+        reduce_element(c.reduce, c.map.type, to + b, from + b);
     c.allocations[i]->mark_written(s.global, s.bytes);
   }
+}
+
+// Pieces of a sector that follow one another, as swizzled rows have them, are one. Returns the
+// bytes.
+uint64_t count_global_side(Warp& w, const TmaCopy& c) {
+  Counters& counters = *w.launch().counters;
+  Traffic& traffic = c.is_load ? counters.tma_load : counters.tma_store;
+  uint64_t start = 0, end = 0, bytes = 0;
+  const auto flush = [&] {
+    if (start != end) count_range(*w.block, start, end - start, !c.is_load, traffic);
+    bytes += end - start;
+  };
+  for (const TmaSegment& s : c.segments) {
+    if (!s.in_bounds) continue;
+    if (s.global != end) flush(), start = s.global;
+    end = s.global + s.bytes;
+  }
+  flush();
+  return bytes;
 }
 
 Flow run_tma(Warp& w, const Op& op) {
@@ -188,14 +164,12 @@ Flow run_tma(Warp& w, const Op& op) {
     }
     c.transaction = tma_transaction_bytes(c.map) * (f.gather ? kGatherRows : 1);
     const uint32_t extent = tma_shared_bytes(c.map) * (f.gather ? kGatherRows : 1);
-    uint64_t bytes = 0;
     for (const TmaSegment& s : c.segments) {
       Allocation* allocation = nullptr;
       if (s.in_bounds) {
         allocation = locate(w, op, SpaceKind::global, l, s.global, s.bytes,
                             f.is_load ? Access::Kind::read : Access::Kind::write)
                          .allocation;
-        bytes += s.bytes;
         if (f.is_load && launch.options.check_unwritten &&
             !allocation->is_written(s.global, s.bytes))
           finding(w, op, Report::Kind::unwritten_read, 1u << l,
@@ -203,13 +177,14 @@ Flow run_tma(Warp& w, const Op& op) {
       }
       c.allocations.push_back(allocation);
     }
-    (f.is_load ? launch.counters->tma_load_bytes : launch.counters->tma_store_bytes) += bytes;
+    const uint64_t moved = count_global_side(w, c);
 
     auto add_target = [&](Block& block, uint32_t barrier) {
       if (uint64_t(place.shared_offset) + extent > block.shared.size())
         fault(w, op, Report::Kind::out_of_bounds, 1u << l,
               "the box of " + std::to_string(extent) + " bytes leaves the block's shared memory");
       c.targets.push_back({&block, barrier});
+      count_lines(place.shared_offset, f.is_load ? extent : moved, launch.counters->tma);
     };
     if (f.is_load) {
       const Place b = locate(w, op, f.mbarrier.space, l, barriers[l], 8, Access::Kind::atomic);
@@ -258,9 +233,7 @@ void decode_bulk_tensor(Decode& d) {
   d.mods.require_one_of({to == 2 ? "shared::cta" : "global"});
   f.is_load = to != 2;
   const bool reduces = d.instruction.modifiers[0] == "reduce";
-  if (reduces)
-    f.reduce =
-        Reduce(d.mods.require_one_of({"add", "min", "max", "inc", "dec", "and", "or", "xor"}));
+  if (reduces) f.reduce = take_reduction(d);
   if (d.mods.peek() == "im2col") d.fail("has .im2col, which is not simulated");
   f.gather = d.mods.take_one_of({"tile", "tile::gather4", "tile::scatter4"}) > 0;
   if (f.is_load) {

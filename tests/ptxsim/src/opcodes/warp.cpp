@@ -180,8 +180,11 @@ Flow run_redux_float(Warp& w, const Op& op) {
   for_active(w.mask, [&](int l) {
     float v = w.lanes<float>(op.slot[1])[l];
     if (abs) v = std::fabs(v);
-    if (v != v) nan = true;
-    total = is_max ? std::fmax(total, v) : std::fmin(total, v);
+    if (v != v) {
+      nan = true;
+    } else if (total != total || (v == total ? std::signbit(v) != is_max : (v > total) == is_max)) {
+      total = v;  // -0 is below +0
+    }
   });
   if ((nan && keep_nan) || total != total) total = std::bit_cast<float>(0x7fffffffu);
   write_lanes(w, w.lanes<float>(op.slot[0]), [&](int) { return total; });
@@ -192,13 +195,14 @@ void decode_redux(Decode& d) {
   d.mods.require_one_of({"sync"});
   const int what = d.mods.require_one_of({"add", "min", "max", "and", "or", "xor"});
   const bool abs = d.mods.take("abs"), nan = d.mods.take("NaN");
-  const Type type = d.mods.type({Type::u32, Type::s32, Type::b32, Type::f32});
+  const Type type = what >= 3   ? d.mods.type({Type::b32})
+                    : what == 0 ? d.mods.type({Type::u32, Type::s32})
+                                : d.mods.type({Type::u32, Type::s32, Type::f32});
   d.expect_operands(3, 3);
   d.op.slot[0] = d.out(0, 4), d.op.slot[1] = d.in(1, 4), d.op.slot[2] = d.in(2, 4);
   d.op.kind = InstructionClass::warp;
   const bool is_signed = type == Type::s32;
   if (type == Type::f32) {
-    if (what != 1 && what != 2) d.fail("exists for min and max only");
     d.op.immediate = (what == 2 ? 1 : 0) | (abs ? 2 : 0) | (nan ? 4 : 0);
     d.op.run = run_redux_float;
     return;

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "engine/counters.h"
+#include "engine/counting.h"
 #include "engine/lanes.h"
 #include "engine/memory.h"
 #include "engine/races.h"
@@ -45,6 +45,18 @@ struct WgmmaProduct {
 
 namespace {
 
+// Segments of 16 bytes (segment_addresses) by core matrices: 8 rows, or 8 values of k, of one unit.
+void count_core_matrices(const std::vector<uint32_t>& addresses, bool is_mn_major, int rows,
+                         Wavefronts& count) {
+  const size_t units = is_mn_major ? size_t(rows) / 8 : 2;  // side by side in a line
+  for (size_t line = 0; line < addresses.size() / units; line += 8)
+    for (size_t unit = 0; unit < units; ++unit) {
+      uint32_t offsets[8];
+      for (size_t i = 0; i < 8; ++i) offsets[i] = addresses[(line + i) * units + unit];
+      count_wavefronts(offsets, 8, 16, count);
+    }
+}
+
 // What a descriptor stands for, checked and read through the async proxy.
 std::vector<uint8_t> fetch(WgmmaProduct& p, uint64_t bits, bool is_mn_major, int rows) {
   Warp& w = *p.warp[0];
@@ -57,6 +69,7 @@ std::vector<uint8_t> fetch(WgmmaProduct& p, uint64_t bits, bool is_mn_major, int
   segment_addresses(descriptor, is_mn_major, rows, addresses.data());
   std::vector<uint8_t> data(addresses.size() * 16);
   Block& block = *w.block;
+  count_core_matrices(addresses, is_mn_major, rows, launch.counters->wgmma);
   for (size_t i = 0; i < addresses.size(); ++i) {
     Block* at;
     uint32_t offset;

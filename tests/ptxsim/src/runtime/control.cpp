@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/control.h"
 
+#include <set>
+
 #include "engine/counters.h"
 #include "engine/json.h"
-#include "runtime/launch.h"
+#include "runtime/direct.h"
 #include "runtime/registration.h"
 
 namespace ptxsim::runtime {
@@ -77,6 +79,7 @@ std::string json(const Report& r) {
       .add("ptx_line", r.ptx_line)
       .add("source", r.source)
       .add("text", r.text)
+      .add("repeated", r.repeated)
       .str();
 }
 
@@ -112,6 +115,12 @@ void set_option(const std::string& name, uint64_t value) {
     session().memory().limit = value;
   else
     throw std::invalid_argument("no option '" + name + "'");
+}
+
+KernelEntry& kernel_named(const std::string& name) {
+  for (KernelEntry* entry : registered_kernels())
+    if (entry->name == name && entry->binary->module) return loaded_kernel(entry->host);
+  throw std::invalid_argument("no kernel '" + name + "' is loaded");
 }
 
 const Report& report(int index) {
@@ -206,6 +215,10 @@ const char* ptxsim_printed() {
   return guarded_text([] { return session().simulator().printed(); });
 }
 
+int ptxsim_replace_ptx(const char* library, const char* ptx) {
+  return guarded([&] { replace_ptx(library, ptx); });
+}
+
 int ptxsim_load_all() {
   int failed = -1;
   guarded([&] {
@@ -226,8 +239,49 @@ const char* ptxsim_kernels() {
   });
 }
 
+const char* ptxsim_ptx(const char* kernel) {
+  return guarded_text([&] {
+    const FatBinary& binary = *kernel_named(kernel).binary;
+    if (!binary.replacement.empty()) return binary.replacement;
+    return std::string(choose_image(binary.images, session().device())->text);
+  });
+}
+
+int ptxsim_set_registers(const char* kernel, int registers) {
+  return guarded(
+      [&] { session().simulator().set_registers(*kernel_named(kernel).kernel, registers); });
+}
+
 const char* ptxsim_parse(const char* ptx) {
   return guarded_text([&] { return ptxsim::ptx::print(ptxsim::ptx::parse(ptx)); });
+}
+
+const char* ptxsim_forms(const char* ptx) {
+  return guarded_text([&] {
+    std::set<std::string> forms;
+    for (const ptxsim::ptx::Function& f : ptxsim::ptx::parse(ptx).functions)
+      for (const ptxsim::ptx::Instruction& i : f.body) forms.insert(i.spelling());
+    ptxsim::JsonArray all;
+    for (const std::string& form : forms) all.add(ptxsim::quoted(form));
+    return all.str();
+  });
+}
+
+int ptxsim_load(const char* ptx, const char* name) {
+  int module = -1;
+  guarded([&] { module = load_direct(ptx, name); });
+  return module;
+}
+
+int ptxsim_launch(int module, const char* kernel, const uint32_t grid[3], const uint32_t block[3],
+                  const uint32_t cluster[3], uint64_t dynamic_shared, const void* parameters,
+                  uint64_t bytes) {
+  return guarded([&] {
+    const auto dim = [](const uint32_t d[3]) { return dim3(d[0], d[1], d[2]); };
+    const auto* first = static_cast<const uint8_t*>(parameters);
+    launch_direct(module, kernel, dim(grid), dim(block), dim(cluster), dynamic_shared,
+                  {first, first + bytes});
+  });
 }
 
 }  // extern "C"

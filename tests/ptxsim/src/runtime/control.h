@@ -48,10 +48,28 @@ const char* ptxsim_printed();               // what kernels printed
 
 // --- Modules ---
 
+// Until the next reset, the library whose file name contains `library` holds this PTX instead of its
+// own. Only before the first use of what is in it.
+int ptxsim_replace_ptx(const char* library, const char* ptx);
 int ptxsim_load_all();         // loads every registered module now; the number that failed
 const char* ptxsim_kernels();  // JSON: the kernels of loaded modules with their attributes
+const char* ptxsim_ptx(const char* kernel);  // the module that was loaded for a kernel, or null
+// Registers that ptxas gave a kernel: from now on its launches are held to them.
+int ptxsim_set_registers(const char* kernel, int registers);
 // The text as parsed and printed again, or null.
 const char* ptxsim_parse(const char* ptx);
+// JSON: the distinct instructions of the text without their operands ("ld.global.u32"), or null.
+const char* ptxsim_forms(const char* ptx);
+
+// --- PTX text without host code ---
+
+// The module's number until the next reset, or -1. `name` is what reports call it.
+int ptxsim_load(const char* ptx, const char* name);
+// Runs a kernel to its end. `parameters` are its parameter bytes, laid out as PTX does. Neither CUDA's
+// error state nor the limits of dynamic shared memory that need an opt-in apply.
+int ptxsim_launch(int module, const char* kernel, const uint32_t grid[3], const uint32_t block[3],
+                  const uint32_t cluster[3], uint64_t dynamic_shared, const void* parameters,
+                  uint64_t bytes);
 
 }  // extern "C"
 #pragma GCC visibility pop

@@ -44,10 +44,7 @@ void check_block(const KernelEntry& entry, const dim3& block) {
                                       " threads, launched with " + std::to_string(threads));
   }
   if (!attributes.registers_known) return;
-  // Registers are given to warps in units of 256.
-  const uint64_t warps = (threads + 31) / 32;
-  const uint64_t registers = uint64_t((attributes.registers * 32 + 255) / 256 * 256) * warps;
-  if (registers > uint64_t(session().device().registers_per_block))
+  if (resident_blocks(session().device(), threads, attributes.registers, 0) == 0)
     fail(cudaErrorLaunchOutOfResources, entry.name + ": " + std::to_string(threads) +
                                             " threads of " + std::to_string(attributes.registers) +
                                             " registers");
@@ -179,9 +176,8 @@ int blocks_per_sm(const KernelEntry& entry, int64_t threads, size_t dynamic_shar
   return session().simulator().occupancy(*entry.kernel, uint64_t(threads), dynamic_shared);
 }
 
-Operation kernel_operation(const void* function, dim3 grid, dim3 block, void** arguments,
-                           size_t dynamic_shared, const LaunchOptions& options) {
-  const KernelEntry& entry = loaded_kernel(function);
+LaunchConfig checked_config(const KernelEntry& entry, dim3 grid, dim3 block, size_t dynamic_shared,
+                            const LaunchOptions& options) {
   check_shape(grid, block);
   check_block(entry, block);
   check_shared(entry, dynamic_shared);
@@ -193,6 +189,13 @@ Operation kernel_operation(const void* function, dim3 grid, dim3 block, void** a
   config.cooperative = options.cooperative;
   config.programmatic = options.programmatic;
   if (options.cooperative) check_cooperative(entry, grid, block, dynamic_shared);
+  return config;
+}
+
+Operation kernel_operation(const void* function, dim3 grid, dim3 block, void** arguments,
+                           size_t dynamic_shared, const LaunchOptions& options) {
+  const KernelEntry& entry = loaded_kernel(function);
+  const LaunchConfig config = checked_config(entry, grid, block, dynamic_shared, options);
   Operation operation{cudaGraphNodeTypeKernel,
                       [kernel = entry.kernel, config, bytes = copy_arguments(entry, arguments)] {
                         run(*kernel, config, bytes);

@@ -15,6 +15,9 @@ struct LaunchOptions {
   bool cooperative = false, programmatic = false;
 };
 
+// What the simulator launches, after all checks of the device's limits and the kernel's.
+LaunchConfig checked_config(const KernelEntry& kernel, dim3 grid, dim3 block, size_t dynamic_shared,
+                            const LaunchOptions& options);
 // Checks the launch and copies its arguments; run() executes it.
 Operation kernel_operation(const void* function, dim3 grid, dim3 block, void** arguments,
                            size_t dynamic_shared, const LaunchOptions& options = {});

@@ -56,7 +56,8 @@ void load(FatBinary& binary) {
         binary, cudaErrorInvalidKernelImage,
         "the PTX for " + image->target.name() + " is compressed: compile with nvcc --no-compress");
   try {
-    binary.module = session().simulator().load(image->text, binary.name);
+    binary.module = session().simulator().load(
+        binary.replacement.empty() ? image->text : binary.replacement, binary.name);
     binary.loaded = image->target;
   } catch (const std::runtime_error& e) {
     set_error(binary, cudaErrorInvalidPtx, image->target.name() + ": " + e.what());
@@ -129,10 +130,23 @@ void unload_modules() {
   }
   for (const auto& binary : registry().binaries) {
     binary->module.reset();
+    binary->replacement.clear();
     if (binary->unreadable) continue;
     binary->error = cudaSuccess;
     binary->why.clear();
   }
+}
+
+void replace_ptx(const std::string& library, const std::string& ptx) {
+  FatBinary* found = nullptr;
+  for (const auto& binary : registry().binaries) {
+    if (binary->name.find(library) == std::string::npos) continue;
+    if (found) throw std::invalid_argument("'" + library + "' is in the name of several libraries");
+    found = binary.get();
+  }
+  if (!found) throw std::invalid_argument("no library was loaded whose name contains " + library);
+  if (found->module) throw std::invalid_argument(found->name + " is in use: reset first");
+  found->replacement = ptx;
 }
 
 void initialize_managed() {

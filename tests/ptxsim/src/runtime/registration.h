@@ -15,6 +15,7 @@ namespace ptxsim::runtime {
 struct FatBinary {
   std::string name;                 // of the library it is in, for reports
   std::vector<Image> images;
+  std::string replacement;          // of the PTX, until the next reset
   cudaError_t error = cudaSuccess;  // why it cannot be loaded
   std::string why;
   bool unreadable = false;          // the error is not of the device: it stays after a reset
@@ -55,6 +56,9 @@ void* loaded_variable(const void* symbol, uint64_t* bytes);
 
 std::vector<KernelEntry*> registered_kernels();
 void unload_modules();
+// Until the next reset, the library whose file name contains `library` holds this PTX. Throws
+// std::invalid_argument unless there is one such library, not yet loaded.
+void replace_ptx(const std::string& library, const std::string& ptx);
 void initialize_managed();  // after a reset, for libraries that were initialised before
 int load_everything();      // returns how many modules failed
 std::string& load_error();  // of the last module that failed

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 
+#include "runtime/direct.h"
 #include "runtime/graph.h"
 #include "runtime/memory.h"
 #include "runtime/registration.h"
@@ -44,6 +45,7 @@ void Session::reset() {
   destroy_graphs();
   destroy_streams();
   unload_modules();
+  unload_direct_modules();
   if (simulator_) free_all(simulator_->memory());
   fault_ = cudaSuccess;
   fault_surfaced_ = false;
