@@ -106,10 +106,10 @@ def test_every_call_has_another_schedule_and_the_same_bits(name: str) -> None:
     assert all(torch.equal(first, other) for other in others)
 
 
-def test_an_op_without_a_cuda_kernel_is_refused() -> None:
-    x = torch.randn(1, 4, 2, 3)
-    with (
-        targets.use("sim:sm_80"),
-        pytest.raises(ValueError, match="ssd_scan: has no CUDA kernel; supported devices: cpu"),
-    ):
-        ops.ssd_scan(x, x[..., 0], -torch.ones(2), x, x)
+def test_a_library_without_the_kernel_is_refused() -> None:
+    _native.simulate_cuda(str(build.kernels("checkers", "80")))
+    try:
+        with pytest.raises(ValueError, match="causal_conv1d: has no CUDA kernel; supported"):
+            ops.causal_conv1d(*conv_inputs())
+    finally:
+        _native.simulate_cuda("")
