@@ -22,6 +22,7 @@ FOOTPRINT = 512 << 20  # bytes of rotating operands: above a shared last-level c
 ROUNDS = 7
 SECONDS = 0.15  # of each timed stretch, at most
 clock = time.perf_counter  # or time.process_time, for one thread on a busy machine
+device = "cpu"  # or "cuda", timed by events
 
 Args = tuple[Any, ...]
 
@@ -66,17 +67,26 @@ def nbytes(*values: Any) -> int:
 
 
 def copies(case: Case, footprint: int) -> list[Args]:
-    first = case.make()
+    move = lambda v: v.to(device) if isinstance(v, torch.Tensor) else v  # noqa: E731
+    first = tuple(map(move, case.make()))
     count = 1 if case.warm else min(2000, -(-footprint // max(1, nbytes(*first))))
     clone = lambda v: v.clone() if isinstance(v, torch.Tensor) else v  # noqa: E731
     return [first, *(tuple(map(clone, first)) for _ in range(count - 1))]
 
 
 def per_call(fn: Callable[..., Any], sets: list[Args], calls: int) -> float:
-    start = clock()
+    if device == "cpu":
+        start = clock()
+        for i in range(calls):
+            fn(*sets[i % len(sets)])
+        return (clock() - start) / calls
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
     for i in range(calls):
         fn(*sets[i % len(sets)])
-    return (clock() - start) / calls
+    last.record()
+    last.synchronize()
+    return float(first.elapsed_time(last)) / 1e3 / calls
 
 
 def calls_for(fn: Callable[..., Any], sets: list[Args]) -> int:
@@ -86,9 +96,9 @@ def calls_for(fn: Callable[..., Any], sets: list[Args]) -> int:
 
 def rooflines() -> dict[str, tuple[Callable[[], Any], float]]:
     """What the machine can do: a kernel of torch, and the GB or GFLOP of one call of it."""
-    source, target = torch.ones(1 << 26), torch.empty(1 << 26)
-    square = torch.randn(1024, 1024)
-    narrow = torch.randn(2048, 2048).bfloat16()
+    source, target = torch.ones(1 << 26, device=device), torch.empty(1 << 26, device=device)
+    square = torch.randn(1024, 1024, device=device)
+    narrow = torch.randn(2048, 2048, device=device).bfloat16()
     return {
         "copy": (lambda: target.copy_(source), 2 * source.nbytes / 1e9),
         "read": (lambda: torch.sum(source), source.nbytes / 1e9),
@@ -114,7 +124,8 @@ def measure(name: str, case: Case, roofs: dict[str, tuple[Callable[[], Any], flo
     rate = (case.flops if arithmetic else case.bytes) / seconds / 1e9
     return {
         "op": name, "shape": case.shape, "dtype": str(case.dtype).removeprefix("torch."),
-        "isa": _native.cpu_isa(), "threads": torch.get_num_threads(), "us": seconds * 1e6,
+        "isa": _native.cpu_isa() if device == "cpu" else device,
+        "threads": torch.get_num_threads(), "us": seconds * 1e6,
         "rate": rate, "unit": "GFLOP/s" if arithmetic else "GB/s", "bound": case.bound,
         "roofline": limit, "percent": 100 * rate / limit, "warm": case.warm,
         "tokens_per_s": case.tokens / seconds, "versus": case.versus,
@@ -137,7 +148,8 @@ def line(row: dict[str, Any]) -> str:
 
 
 def run_cases(name: str, cases: Iterable[Case]) -> Iterable[dict[str, Any]]:
-    keep_memory()
+    if device == "cpu":
+        keep_memory()
     roofs = rooflines()
     with torch.inference_mode():
         for case in cases:
