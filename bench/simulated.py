@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the CUDA kernels of the ops do at the shapes of the released models, as the simulator counts.
+"""What the CUDA kernels do at the shapes of the released models, as the simulator counts it.
 
 A slice of a call is run, one that repeats itself in the whole: the heads of one group, some
 experts, some rows. Counts are given for a unit, the lower bound of the time for the whole.

@@ -54,12 +54,16 @@ target_link_options(warpweave_cuda PRIVATE ${WW_EXPORTS} -Wl,--gc-sections -Wl,-
 set_target_properties(warpweave_cuda PROPERTIES LINKER_LANGUAGE CUDA CUDA_RUNTIME_LIBRARY Static)
 install(TARGETS warpweave_cuda LIBRARY DESTINATION warpweave)
 
-# The same objects for the simulator, which takes libcudart's place when it loads this.
+# The same objects for the simulator, libptxsim.so, which takes libcudart's place and is loaded before.
+# An empty library of its name makes it a dependency, so that it comes before a libcudart of torch's.
 if(WARPWEAVE_SIMULATION)
+  file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/ptxsim.cpp CONTENT "")
+  add_library(ptxsim SHARED ${CMAKE_BINARY_DIR}/ptxsim.cpp)
   add_library(warpweave_cuda_simulated MODULE $<TARGET_OBJECTS:warpweave_cuda_objects>)
-  target_link_options(warpweave_cuda_simulated PRIVATE ${WW_EXPORTS} -Wl,--gc-sections)
+  target_link_options(warpweave_cuda_simulated PRIVATE ${WW_EXPORTS} -Wl,--gc-sections -Wl,--no-as-needed)
+  target_link_libraries(warpweave_cuda_simulated PRIVATE ptxsim)
   set_target_properties(warpweave_cuda_simulated PROPERTIES LINKER_LANGUAGE CUDA
-    CUDA_RUNTIME_LIBRARY None OUTPUT_NAME warpweave_cuda
+    SKIP_BUILD_RPATH ON CUDA_RUNTIME_LIBRARY None OUTPUT_NAME warpweave_cuda
     LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/build/ptxsim)  # tests/ptxsim/build.py's
 endif()
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/cuda_library.h"
 
+#include <cstdlib>
+
 #include "bindings/simulated_cuda.h"
 
 // Lives in libtorch_cuda.so only, so it is null under a CPU build of torch.
@@ -45,9 +47,39 @@ void require_library(const char* op) {
 }
 
 bool torch_has_cuda() { return &aoti_torch_get_current_cuda_stream != nullptr; }
+bool read_nvtx() {
+  const char* value = std::getenv("WARPWEAVE_NVTX");
+  const std::string text = value ? value : "0";
+  WW_CHECK(text == "0" || text == "1", "WARPWEAVE_NVTX is '", text, "'; supported: 0, 1");
+  return text == "1";
+}
+bool& nvtx() {
+  static bool on = read_nvtx();
+  return on;
+}
+
+class Range {
+ public:
+  explicit Range(const char* op) {
+    if (!nvtx()) return;
+    mark_ = require<decltype(ww_range)>("ww_range");
+    mark_((std::string("warpweave::") + op).c_str());
+  }
+  ~Range() {
+    if (mark_) mark_(nullptr);
+  }
+  Range(const Range&) = delete;
+  Range& operator=(const Range&) = delete;
+
+ private:
+  decltype(ww_range)* mark_ = nullptr;
+};
+
 constexpr const char* kCpuTorch = "this torch is a CPU build; install one with CUDA";
 
 }  // namespace
+
+void set_nvtx(bool on) { nvtx() = on; }
 
 const CudaLibrary& cuda_library() {
   static const CudaLibrary library = open_library();
@@ -91,6 +123,7 @@ void launch_cuda(const char* op, const char* symbol, const void* params, const T
   const torch::stable::accelerator::DeviceGuard guard(t.get_device_index());
   void* stream;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  const Range range(op);
   const int status = launch(params, stream);
   WW_CHECK(status == 0, op,
            ": CUDA launch failed: ", require<decltype(ww_error_string)>("ww_error_string")(status));

@@ -30,6 +30,9 @@ CudaInfo cuda_info();
 // there.
 std::vector<CudaKernelInfo> cuda_kernels();
 
+// Whether every CUDA op is an NVTX range; at first what WARPWEAVE_NVTX says, "1" or "0".
+void set_nvtx(bool on);
+
 // A function of libwarpweave_cuda.so or of a simulated one.
 template <typename Fn>
 Fn* require_kernel(void* library, const char* op, const std::string& symbol) {

@@ -148,6 +148,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         "The target that a call will take. ValueError if it cannot run there, with the reason.");
   m.def("cuda_info", &cuda_info_dict,
         "Whether CUDA ops can run: built, loaded, archs, device_count, problem.");
+  m.def("set_nvtx", &set_nvtx, py::arg("on"), "Whether every CUDA op is an NVTX range.");
   m.def("simulate_cuda", &simulate, py::arg("library"), py::arg("begin") = 0, py::arg("end") = 0,
         "For tests: CPU tensors go to the CUDA kernels of this library; with '' no more.");
 

@@ -37,7 +37,8 @@ uint64_t extent_bytes(const Tensor& t) {
 void simulate_cuda(const std::string& library, Simulator simulator) {
   void* handle = nullptr;
   if (!library.empty()) {
-    handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
+    // Before the libcudart of a CUDA torch, which is in the global scope, come its own libraries.
+    handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
     WW_CHECK(handle, "simulate_cuda: ", dlerror());
   }
   library_handle = handle;

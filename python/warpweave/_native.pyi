@@ -59,6 +59,9 @@ def kernel_for(op: str, device: Literal["cpu", "cuda"] = "cpu") -> str:
 def cuda_info() -> CudaInfo:
     """Whether CUDA ops can run here, and what is missing if not."""
 
+def set_nvtx(on: bool) -> None:
+    """Whether every CUDA op is an NVTX range, "warpweave::<op>". Off unless WARPWEAVE_NVTX is 1."""
+
 def simulate_cuda(library: str, begin: int = 0, end: int = 0) -> None:
     """For tests: ops on CPU tensors run the CUDA kernels of `library`, a libwarpweave_cuda.so whose
     runtime is a simulator's; with '' they run the CPU kernels again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -246,6 +247,20 @@ def diagnose() -> dict[str, Any]:
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "kernels": kernels,
     }
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context) -> None:
+    """Run the benchmarks of a source checkout; --help-bench lists their options."""
+    script = Path(__file__).resolve().parents[2] / "bench" / "run.py"
+    if not script.is_file():
+        notes.print(
+            "error: the benchmarks are not in the wheel; install from a checkout: pip install -e .",
+            style="red",
+        )
+        raise typer.Exit(2)
+    arguments = ["--help" if a == "--help-bench" else a for a in context.args]
+    raise typer.Exit(subprocess.run((sys.executable, str(script), *arguments)).returncode)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ extern "C" {
 const char* ww_version();
 const char* ww_error_string(int status);
 int ww_device_count(int* count);
+void ww_range(const char* name);  // starts an NVTX range, or ends the last one if it is null
 // Fills at most `capacity` rows and returns how many there are.
 int ww_kernels(ww::CudaKernelInfo* rows, int capacity);
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/cuda/launch.h"
 
+#include <nvtx3/nvToolsExt.h>
+
 #include <string>
 
 #include "core/cuda/api.h"
@@ -33,6 +35,13 @@ WW_EXPORT const char* ww_version() { return WW_VERSION; }
 WW_EXPORT const char* ww_error_string(int status) {
   if (status == -1) return ww::refusal.c_str();
   return cudaGetErrorString(static_cast<cudaError_t>(status));
+}
+
+WW_EXPORT void ww_range(const char* name) {
+  if (name)
+    nvtxRangePushA(name);
+  else
+    nvtxRangePop();
 }
 
 WW_EXPORT int ww_device_count(int* count) {
