@@ -3,6 +3,7 @@
 # test   build everything that this machine has a compiler for, and run the tests; of nvidia-cutlass
 #        only the headers are of use, not the Python that it depends on
 # bench  run every benchmark against its roofline
+# gpu-check  on a machine with a GPU: build, test, compare with the simulator, measure; one results file
 # lint   formatting, style and types
 # Each works in the virtual environment VENV, set up on the first use.
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip -q --disable-pip-version-check
 BUILD  := $(PIP) install --no-build-isolation -e
 
-.PHONY: demo test bench lint
+.PHONY: demo test bench gpu-check lint
 demo: $(VENV)/ready
 	$(if $(GPU),,WARPWEAVE_CUDA=OFF) $(BUILD) .
 	$(BIN)/warpweave generate "$(PROMPT)" --temperature 0.6 --top-p 0.9 --seed 1 --max-new-tokens 200
@@ -27,6 +28,9 @@ test: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BUILD) .
 	$(BIN)/python bench/run.py
+
+gpu-check: $(VENV)/ready
+	$(BIN)/python bench/gpu_check.py
 
 lint: $(VENV)/ready
 	$(BUILD) '.[lint]'
