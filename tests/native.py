@@ -71,11 +71,17 @@ def assert_same_runs(runs: Iterable[tuple[Tensor, ...]]) -> None:
 
 def check_repeatable(op: kit.Op, case: Case, mutated: Iterable[str] = ()) -> None:
     """The same bits every time: with one thread, with two and again (use the `threads` fixture); on
-    a simulated device, where each call has another schedule, eight times."""
+    a simulated device, where each call has another schedule, eight times, half of them as a CUDA
+    graph, which can hold no allocation and nothing that waits."""
     runs = []
-    for n in (1, 2, 2) if targets.current.startswith("cpu") else (1,) * 8:
-        torch.set_num_threads(n)
-        runs.append(run(op, case, mutated))
+    if targets.current in targets.SIMULATED:
+        for i in range(8):
+            targets.capture_calls(i % 2 == 1)
+            runs.append(run(op, case, mutated))
+    else:
+        for n in (1, 2, 2):
+            torch.set_num_threads(n)
+            runs.append(run(op, case, mutated))
     assert_same_runs(runs)
 
 

@@ -79,6 +79,13 @@ def simulated(name: str, **options: int) -> Iterator[None]:
     assert not reports, "\n".join(reports)
 
 
+def capture_calls(on: bool) -> None:
+    """On a simulated device: each op's call is captured and run as a CUDA graph."""
+    from ptxsim.driver import simulator
+
+    simulator().set_option("capture", on)
+
+
 def place(t: Tensor) -> Tensor:
     """The tensor on the target's device, with its strides and the memory around it."""
     if current != "cuda":

@@ -69,9 +69,10 @@ void launch_simulated(const char* op, const char* symbol, const void* params) {
     extents.push_back(n.extent);
     extents.back().name = n.name.c_str();
   }
-  const char* problem = simulator_hooks.begin(extents.data(), int32_t(extents.size()));
+  void* stream;
+  const char* problem = simulator_hooks.begin(extents.data(), int32_t(extents.size()), &stream);
   WW_CHECK(!problem, op, ": ", problem);
-  const int status = launch(params, nullptr);
+  const int status = launch(params, stream);
   problem = simulator_hooks.end();
   WW_CHECK(!problem, op, ": ", problem);
   WW_CHECK(

@@ -15,9 +15,10 @@ struct Extent {  // from the first to the last element of a tensor; extents of a
   Access access;
 };
 
-// Both return null, or what is wrong. `end` waits for the work and takes the memory back.
+// Both return null, or what is wrong. `begin` says on which stream to launch; `end` waits for the
+// work and takes the memory back.
 struct Simulator {
-  const char* (*begin)(const Extent* extents, int32_t count);
+  const char* (*begin)(const Extent* extents, int32_t count, void** stream);
   const char* (*end)();
 };
 

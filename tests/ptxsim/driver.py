@@ -66,7 +66,10 @@ class Simulator:
         self.ops.clear()
         self._check(self.c.ptxsim_reset(device.encode()))
         for name, value in options.items():
-            self._check(self.c.ptxsim_set_option(name.encode(), value))
+            self.set_option(name, value)
+
+    def set_option(self, name: str, value: int) -> None:
+        self._check(self.c.ptxsim_set_option(name.encode(), value))
 
     def serve(self, native: Any) -> None:
         """Sends ops of `native`, warpweave._native, on CPU tensors to their CUDA kernels here, each

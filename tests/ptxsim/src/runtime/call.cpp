@@ -16,6 +16,7 @@ struct Lent {
   std::string name;
 };
 std::vector<Lent> lent;
+cudaStream_t captured = nullptr;  // of the call, if it runs as a graph
 std::string problem;
 
 // Views of one tensor may interleave, so that only what is true of all of them can be checked.
@@ -54,6 +55,21 @@ const char* explained(F&& body) {
   }
 }
 
+void must(cudaError_t status) {
+  if (status != cudaSuccess) throw std::runtime_error(session().failure);
+}
+
+void run_captured() {
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  must(cudaStreamEndCapture(captured, &graph));
+  must(cudaGraphInstantiate(&executable, graph, 0));
+  must(cudaGraphLaunch(executable, captured));
+  must(cudaStreamSynchronize(captured));
+  must(cudaGraphExecDestroy(executable));
+  must(cudaGraphDestroy(graph));
+}
+
 void take_back() {
   for (const Lent& l : lent) session().memory().forget(reinterpret_cast<void*>(l.begin));
   lent.clear();
@@ -64,7 +80,8 @@ void take_back() {
 
 using namespace ptxsim::runtime;
 
-const char* ptxsim_begin_call(const ww::Extent* extents, int32_t count) {
+const char* ptxsim_begin_call(const ww::Extent* extents, int32_t count, void** stream) {
+  *stream = captured = nullptr;
   const char* failed = explained([&] {
     ++session().simulator().options().seed;
     for (Lent& l : merged(extents, count)) {
@@ -72,13 +89,22 @@ const char* ptxsim_begin_call(const ww::Extent* extents, int32_t count) {
                                 !l.is_fresh, l.name);
       lent.push_back(std::move(l));
     }
+    if (session().captures_calls) {
+      must(cudaStreamCreateWithFlags(&captured, cudaStreamNonBlocking));
+      must(cudaStreamBeginCapture(captured, cudaStreamCaptureModeGlobal));
+      *stream = captured;
+    }
   });
   if (failed) take_back();
   return failed;
 }
 
 const char* ptxsim_end_call() {
-  const char* failed = explained([] { session().synchronize(); });
+  const char* failed = explained([] {
+    if (captured) run_captured();
+    session().synchronize();
+  });
+  if (captured) cudaStreamDestroy(captured);
   const char* kept = explained(take_back);
   return failed ? failed : kept;
 }

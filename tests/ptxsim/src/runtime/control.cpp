@@ -113,6 +113,8 @@ void set_option(const std::string& name, uint64_t value) {
     o.max_instructions = value;
   else if (name == "memory_limit")
     session().memory().limit = value;
+  else if (name == "capture")
+    session().captures_calls = value != 0;
   else
     throw std::invalid_argument("no option '" + name + "'");
 }

@@ -24,7 +24,8 @@ const char* ptxsim_load_error();
 int ptxsim_reset(const char* device);
 const char* ptxsim_devices();  // JSON: an array of all that can be chosen
 const char* ptxsim_device();   // JSON: the chosen one, or null
-// "seed", "check_races", "check_unwritten", "max_reports", "max_instructions", "memory_limit"
+// "seed", "check_races", "check_unwritten", "max_reports", "max_instructions", "memory_limit",
+// "capture"
 int ptxsim_set_option(const char* name, uint64_t value);
 
 // --- Memory of the caller that kernels may use as device memory ---
@@ -32,8 +33,9 @@ int ptxsim_set_option(const char* name, uint64_t value);
 int ptxsim_expose(const void* pointer, uint64_t bytes, int read_only, int written,
                   const char* name);
 int ptxsim_forget(const void* pointer);
-// The hooks of an op's call (core/simulator_api.h). Each call runs under the next seed.
-const char* ptxsim_begin_call(const ww::Extent* extents, int32_t count);
+// The hooks of an op's call (core/simulator_api.h). Each call runs under the next seed, and with the
+// option "capture" as a CUDA graph: whatever cannot be captured is an error.
+const char* ptxsim_begin_call(const ww::Extent* extents, int32_t count, void** stream);
 const char* ptxsim_end_call();
 
 // --- What happened since the last ptxsim_clear() ---

@@ -36,6 +36,7 @@ void Session::choose(const std::string& device) {
   simulator_ = std::move(chosen);
   last_error() = cudaSuccess;
   failure.clear();
+  captures_calls = false;
   load_error().clear();
   environment_was_read_ = true;
   initialize_managed();

@@ -44,6 +44,7 @@ class Session {
   void require_no_fault() const;                          // fails if it has surfaced
   cudaError_t surfaced_fault() const { return fault_surfaced_ ? fault_ : cudaSuccess; }
 
+  bool captures_calls = false;                            // an op's call runs as a graph
   std::string failure;  // why the last call that failed did: "cudaMalloc: ..."
 
  private:
