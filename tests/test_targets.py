@@ -132,3 +132,16 @@ def test_a_library_without_the_kernel_is_refused() -> None:
             ops.causal_conv1d(*conv_inputs())
     finally:
         _native.simulate_cuda("")
+
+
+def test_moved_ops_write_back() -> None:
+    """What the target `cuda` does around every op, with copies on the CPU."""
+    x, weight, state = torch.randn(2, 6), torch.randn(6, 4), torch.randn(2, 6, 3)
+    moved = state.clone()
+    expected = ops.causal_conv1d_update(x, state, weight)
+    with targets.moved_to("cpu"):
+        actual = ops.causal_conv1d_update(x, moved, weight=weight)
+        with pytest.raises(ValueError, match="'x' has shape"):
+            ops.causal_conv1d_update(x[0], moved, weight)
+    assert torch.equal(actual, expected)
+    assert torch.equal(moved, state)
