@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/cuda_library.h"
 
+#include <optional>
+
 #include "bindings/simulated_cuda.h"
 
 // Lives in libtorch_cuda.so only, so it is null under a CPU build of torch.
@@ -78,6 +80,8 @@ std::vector<CudaKernelInfo> cuda_kernels() {
 Tensor cuda_workspace(const char* op, const std::string& symbol, const void* params,
                       const Tensor& like) {
   if (!like.is_cpu()) require_library(op);
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;  // it may depend on the device
+  if (!like.is_cpu()) guard.emplace(like.get_device_index());
   void* library = like.is_cpu() ? simulated_library() : cuda_library().handle;
   const int64_t bytes =
       require_kernel<int64_t(const void*)>(library, op, symbol + "_workspace")(params);
