@@ -67,6 +67,7 @@ else()
   set_target_properties(warpweave_sm90a_objects PROPERTIES CUDA_ARCHITECTURES "${archs_90a}")
   target_link_libraries(warpweave_sm90a_objects PRIVATE Cutlass::Cutlass)
   ww_cuda_objects(warpweave_sm90a_objects)
+  set(cutlass_used ${Cutlass_VERSION})
   list(APPEND cuda_objects $<TARGET_OBJECTS:warpweave_sm90a_objects>)
   set_property(SOURCE csrc/grouped_gemm/grouped_gemm_cuda.cu APPEND PROPERTY
     COMPILE_DEFINITIONS WW_SM90A_GROUP_PRODUCT)
@@ -88,4 +89,4 @@ endif()
 
 # For this one file, so that turning CUDA on or off compiles no other again.
 set_property(SOURCE csrc/bindings/cuda_library.cpp APPEND PROPERTY
-  COMPILE_DEFINITIONS WW_CUDA_ARCHS="${cuda_archs}")
+  COMPILE_DEFINITIONS WW_CUDA_ARCHS="${cuda_archs}" WW_CUTLASS="${cutlass_used}")

@@ -18,6 +18,8 @@ SHAPES: list[tuple[int, ...]] = [
     (2, 64, 0, 6, 24, 3, 0),
     (1, 33, 8, 4, 16, 1, 16),
     (0, 16, 8, 4, 8, 2, 8),
+    (100, 136, 128, 3, 200, 2, 144),  # many aligned rows in every product
+    (70, 128, 136, 2, 128, 2, 0),
 ]
 
 
@@ -72,11 +74,18 @@ def test_planted_faults() -> None:
     kit.assert_all_caught(ops.latent_moe, FAULTS, check)
 
 
+@pytest.mark.parametrize(
+    ("shape", "pad"),
+    [((70, 96, 40, 4, 72, 2, 33), 3), ((70, 128, 136, 2, 128, 2, 144), 8)],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_strides_and_threads(target: str, threads: None, dtype: torch.dtype) -> None:
-    case = make(70, 96, 40, 4, 72, 2, 33, dtype)
+def test_strides_and_threads(
+    target: str, threads: None, dtype: torch.dtype, shape: tuple[int, ...], pad: int
+) -> None:
+    case = make(*shape, dtype)
     check_repeatable(ops.latent_moe, case)
-    moved = {name: kit.strided(t) for name, t in case.items()}
+    moved = {name: kit.strided(t, pad) for name, t in case.items()}
     kit.assert_same_bits(ops.latent_moe(**moved), run(ops.latent_moe, case)[0])
 
 

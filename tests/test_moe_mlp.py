@@ -21,6 +21,7 @@ SHAPES: list[tuple[int, ...]] = [
     (0, 16, 4, 8, 2),
     (3, 16, 4, 0, 2),
     (3, 0, 4, 8, 2),
+    (100, 136, 3, 200, 2),  # many aligned rows an expert
 ]
 
 
@@ -74,12 +75,17 @@ def test_planted_faults() -> None:
     kit.assert_all_caught(ops.moe_mlp, FAULTS, check)
 
 
+@pytest.mark.parametrize(
+    ("shape", "pad"), [((70, 40, 4, 72, 2), 3), ((70, 136, 2, 128, 2), 8)], ids=str
+)
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_strides_and_threads(target: str, threads: None, dtype: torch.dtype) -> None:
-    case = make(70, 40, 4, 72, 2, dtype)
+def test_strides_and_threads(
+    target: str, threads: None, dtype: torch.dtype, shape: tuple[int, ...], pad: int
+) -> None:
+    case = make(*shape, dtype)
     check_repeatable(ops.moe_mlp, case)
     expected = run(ops.moe_mlp, case)[0]
-    moved = {name: kit.strided(t) for name, t in case.items()}
+    moved = {name: kit.strided(t, pad) for name, t in case.items()}
     kit.assert_same_bits(ops.moe_mlp(**moved), expected)
     turned = {name: kit.permuted(case[name], 0, 2, 1) for name in ("up", "down")}
     kit.assert_same_bits(ops.moe_mlp(**case | turned), expected)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The headers of CUTLASS 3.x from the PyPI package nvidia-cutlass of this Python. Defines
 #   Cutlass::Cutlass   the include path and the flag that its headers need
+#   Cutlass_VERSION
 # CUTLASS_DIR may name a clone of the repository instead.
 if(NOT CUTLASS_DIR)
   execute_process(
@@ -19,5 +20,8 @@ endif()
 add_library(Cutlass::Cutlass INTERFACE IMPORTED)
 target_include_directories(Cutlass::Cutlass SYSTEM INTERFACE ${CUTLASS_DIR}/include)
 target_compile_options(Cutlass::Cutlass INTERFACE --expt-relaxed-constexpr)
-message(STATUS "CUTLASS: ${CUTLASS_DIR}")
+file(READ ${CUTLASS_DIR}/include/cutlass/version.h cutlass_version)
+string(REGEX REPLACE ".*CUTLASS_MAJOR ([0-9]+).*CUTLASS_MINOR ([0-9]+).*CUTLASS_PATCH ([0-9]+).*" "\\1.\\2.\\3"
+  Cutlass_VERSION "${cutlass_version}")
+message(STATUS "CUTLASS: ${Cutlass_VERSION} in ${CUTLASS_DIR}")
 set(Cutlass_FOUND TRUE)

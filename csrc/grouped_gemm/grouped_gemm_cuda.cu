@@ -329,11 +329,12 @@ bool is_tma_stride(int64_t stride, int64_t row, int64_t size) {
   return stride >= row && stride * size % 16 == 0 && stride * size < int64_t(1) << 40;
 }
 
-// Why the kernels above take what a Hopper device was given; null if its own do.
+// Why the kernels above take what a Hopper device was given; null if its own do. For people
+// it is kWhen of group_product_sm90a.cu.
 const char* why_not_sm90a(const GroupProduct& g, DType dtype) {
   const ProductPart& p = g.part[0];
   const int64_t out_size = g.out_dtype == DType::f32 ? 4 : 2;
-  if (!kHasSm90a) return "the build had no CUTLASS";
+  if (!kHasSm90a) return "this build has none for sm_90a";
   if (dtype != DType::bf16) return "operands are not bfloat16";
   if (g.parts != 1 || g.addend) return "it is a sum of products";
   if (rows_of_a_group(g) < kManyRows) return "there are less than 64 rows a group";
@@ -357,12 +358,12 @@ int64_t group_product_workspace(int64_t groups) {
 
 cudaError_t launch_group_product(const GroupProduct& g, DType dtype, cudaStream_t stream) {
   if (g.M == 0 || g.N == 0) return cudaSuccess;
-  if (!why_not_sm90a(g, dtype)) {
-    bool sm90;
-    const cudaError_t status = is_sm90(&sm90);
-    if (status != cudaSuccess) return status;
-    if (sm90) return launch_sm90a_group_product(g, stream);
-  }
+  bool sm90;
+  const cudaError_t status = is_sm90(&sm90);
+  if (status != cudaSuccess) return status;
+  const char* why = sm90 ? why_not_sm90a(g, dtype) : "";
+  const Because because(why ? why : "");
+  if (!why) return launch_sm90a_group_product(g, stream);
   if (dtype == DType::f32)
     return launch_persistent(kProductF32, g, kTile, kTile, kThreads32, 0, stream);
   const int64_t rows = rows_of_a_group(g);
