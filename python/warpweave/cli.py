@@ -168,7 +168,7 @@ def info(
         table = Table(show_header=False, box=None)
         for key, value in facts.items():
             shown = f"{value:,}" if isinstance(value, int) else str(value)
-            table.add_row(key.replace("_", " "), shown)
+            table.add_row(key.replace("_", " "), shown or "none")
         console.print(table)
 
 
@@ -212,7 +212,7 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
         table = Table(show_header=False, box=None)
         for key, value in facts.items():
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            table.add_row(key.replace("_", " "), shown)
+            table.add_row(key.replace("_", " "), shown or "none")
         console.print(table)
         table = Table("op", "device", "kernel", "dtypes", box=None)
         for kernel in kernels:
