@@ -25,7 +25,7 @@ struct CudaKernelInfo {  // one compiled kernel
   int32_t local_bytes;   // a thread's: arrays that registers do not hold, and spills
 };
 
-struct CudaLaunch {  // one launch of a kernel
+struct CudaLaunch {      // one launch of a kernel
   const char* op;
   const char* variant;
   const char* because;   // why not another, where a rule chose; else empty
