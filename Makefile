@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # demo   build, and let the shipped model continue PROMPT; without a GPU no CUDA kernel is compiled
-# test   build everything that this machine has a compiler for, and run the tests; of nvidia-cutlass
-#        only the headers are of use, not the Python that it depends on
+# test   build everything that this machine has a compiler for, and run the tests
 # bench  run every benchmark against its roofline
 # gpu-check  on a machine with a GPU: build, test, compare with the simulator, measure; one results file
 # lint   formatting, style and types
@@ -14,18 +13,22 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip -q --disable-pip-version-check
 BUILD  := $(PIP) install --no-build-isolation -e
+# Only the headers in it are of use, not the Python that it depends on.
+CUTLASS = $(PIP) install --no-deps nvidia-cutlass==4.2.0.0
 
 .PHONY: demo test bench gpu-check lint
 demo: $(VENV)/ready
+	$(if $(GPU),$(CUTLASS))
 	$(if $(GPU),,WARPWEAVE_CUDA=OFF) $(BUILD) .
 	$(BIN)/warpweave generate "$(PROMPT)" --temperature 0.6 --top-p 0.9 --seed 1 --max-new-tokens 200
 
 test: $(VENV)/ready
+	$(CUTLASS)
 	WARPWEAVE_SIMULATION=ON $(BUILD) '.[test]'
-	$(PIP) install --no-deps nvidia-cutlass==4.2.0.0
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/ready
+	$(CUTLASS)
 	$(BUILD) .
 	$(BIN)/python bench/run.py
 

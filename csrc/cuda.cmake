@@ -43,13 +43,37 @@ message(STATUS "CUDA kernels: nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${cuda_arc
 set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 cannot ask nvcc for 20
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 add_library(warpweave_cuda_objects OBJECT csrc/core/cuda/launch.cu)
-target_include_directories(warpweave_cuda_objects PRIVATE csrc)
-target_compile_definitions(warpweave_cuda_objects PRIVATE WW_VERSION="${SKBUILD_PROJECT_VERSION}")
-target_compile_options(warpweave_cuda_objects PRIVATE -Xcompiler=-Wall,-Wextra
-  $<$<BOOL:${WARPWEAVE_WERROR}>:-Werror=all-warnings>
-  $<IF:$<BOOL:${WARPWEAVE_SIMULATION}>,--no-compress;-lineinfo,-Xfatbin=-compress-all>)
+function(ww_cuda_objects target)
+  target_include_directories(${target} PRIVATE csrc)
+  target_compile_definitions(${target} PRIVATE WW_VERSION="${SKBUILD_PROJECT_VERSION}")
+  target_compile_options(${target} PRIVATE -Xcompiler=-Wall,-Wextra
+    $<$<BOOL:${WARPWEAVE_WERROR}>:-Werror=all-warnings>
+    $<IF:$<BOOL:${WARPWEAVE_SIMULATION}>,--no-compress;-lineinfo,-Xfatbin=-compress-all>)
+endfunction()
+ww_cuda_objects(warpweave_cuda_objects)
+set(cuda_objects $<TARGET_OBJECTS:warpweave_cuda_objects>)
 
-add_library(warpweave_cuda MODULE $<TARGET_OBJECTS:warpweave_cuda_objects>)
+# Kernels on CUTLASS, for sm_90a alone: it costs 5 GB and a minute an architecture to compile them.
+set(archs_90a ${CMAKE_CUDA_ARCHITECTURES})
+list(FILTER archs_90a INCLUDE REGEX "^90a")
+find_package(Cutlass)
+if(NOT archs_90a)
+  message(STATUS "CUDA group product of sm_90a: none (sm_90a is not built for)")
+elseif(NOT Cutlass_FOUND)
+  message(STATUS "CUDA group product of sm_90a: none, sm_80's takes its place "
+    "(no CUTLASS; `pip install --no-deps nvidia-cutlass==4.2.0.0`)")
+else()
+  add_library(warpweave_sm90a_objects OBJECT csrc/grouped_gemm/group_product_sm90a.cu)
+  set_target_properties(warpweave_sm90a_objects PROPERTIES CUDA_ARCHITECTURES "${archs_90a}")
+  target_link_libraries(warpweave_sm90a_objects PRIVATE Cutlass::Cutlass)
+  ww_cuda_objects(warpweave_sm90a_objects)
+  set(cutlass_used ${Cutlass_VERSION})
+  list(APPEND cuda_objects $<TARGET_OBJECTS:warpweave_sm90a_objects>)
+  set_property(SOURCE csrc/grouped_gemm/grouped_gemm_cuda.cu APPEND PROPERTY
+    COMPILE_DEFINITIONS WW_SM90A_GROUP_PRODUCT)
+endif()
+
+add_library(warpweave_cuda MODULE ${cuda_objects})
 target_link_options(warpweave_cuda PRIVATE ${WW_EXPORTS} -Wl,--gc-sections -Wl,--no-undefined)
 set_target_properties(warpweave_cuda PROPERTIES LINKER_LANGUAGE CUDA CUDA_RUNTIME_LIBRARY Static)
 install(TARGETS warpweave_cuda LIBRARY DESTINATION warpweave)
@@ -59,7 +83,7 @@ install(TARGETS warpweave_cuda LIBRARY DESTINATION warpweave)
 if(WARPWEAVE_SIMULATION)
   file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/ptxsim.cpp CONTENT "")
   add_library(ptxsim SHARED ${CMAKE_BINARY_DIR}/ptxsim.cpp)
-  add_library(warpweave_cuda_simulated MODULE $<TARGET_OBJECTS:warpweave_cuda_objects>)
+  add_library(warpweave_cuda_simulated MODULE ${cuda_objects})
   target_link_options(warpweave_cuda_simulated PRIVATE ${WW_EXPORTS} -Wl,--gc-sections -Wl,--no-as-needed)
   target_link_libraries(warpweave_cuda_simulated PRIVATE ptxsim)
   set_target_properties(warpweave_cuda_simulated PROPERTIES LINKER_LANGUAGE CUDA
@@ -69,4 +93,4 @@ endif()
 
 # For this one file, so that turning CUDA on or off compiles no other again.
 set_property(SOURCE csrc/bindings/cuda_library.cpp APPEND PROPERTY
-  COMPILE_DEFINITIONS WW_CUDA_ARCHS="${cuda_archs}")
+  COMPILE_DEFINITIONS WW_CUDA_ARCHS="${cuda_archs}" WW_CUTLASS="${cutlass_used}")

@@ -91,11 +91,12 @@ def check_compiled(op: kit.Op, cases: Iterable[Case], mutated: Iterable[str] = (
         assert_same_runs([run(op, case, mutated), run(compiled, case, mutated)])
 
 
-def far_apart(t: Tensor, dim: int = 0) -> Tensor:
-    """The values of `t` with neighbours along `dim` so far apart that offsets pass 2^31 elements.
+def far_apart(t: Tensor, dim: int = 0, multiple: int = 1) -> Tensor:
+    """The values of `t` with neighbours along `dim` so far apart, and by a multiple of `multiple`,
+    that offsets pass 2^31 elements.
 
     The memory between them is reserved, never touched: a few pages are used."""
-    stride = -(-(2**31 + 64) // max(t.shape[dim] - 1, 1))
+    stride = -(-(2**31 + 64) // (max(t.shape[dim] - 1, 1) * multiple)) * multiple
     strides = list(t.contiguous().stride())
     if t.dim() > 1 and max(t.numel(), 1) > stride:
         raise ValueError(f"far_apart: {tuple(t.shape)} does not fit between its own neighbours")

@@ -202,7 +202,7 @@ def test_doctor_reports_what_the_native_module_says(monkeypatch):
         kernels=lambda: [
             {"op": "router", "target": "cpu:avx2", "dtypes": "float32"},
             {"op": "conv", "target": "cpu:avx2", "dtypes": "float32 bfloat16"},
-            {"op": "conv", "target": "cuda", "variant": "tile", "arch": 90},
+            {"op": "conv", "target": "cuda", "variant": "tile", "when": "tiles fit", "arch": 90},
         ],
         kernel_for=kernel_for,
     )
@@ -219,8 +219,10 @@ def test_doctor_reports_what_the_native_module_says(monkeypatch):
         {"op": "conv", "device": "cpu", "kernel": "cpu:avx2", "dtypes": "float32 bfloat16"},
     ]
     assert facts["kernels"] == on_cpu
+    assert facts["choices"] == [{"op": "conv", "kernel": "tile", "when": "tiles fit"}]
     text = run("doctor").stdout
     assert "cpu:avx2" in text
+    assert "conv, tile: tiles fit" in text
     assert torch.__version__ in text
     cuda["device_count"] = 1
     on_gpu = {"op": "conv", "device": "cuda", "kernel": "cuda:sm_90", "dtypes": "float32 bfloat16"}

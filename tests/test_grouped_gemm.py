@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from native import Case, check_case, check_compiled, check_refused, check_repeatable, far_apart, run
-from warpweave import ops
+from warpweave import _native, ops
 from warpweave import reference as ref
 from warpweave import testing as kit
 
@@ -26,6 +26,7 @@ SHAPES: list[tuple[int, ...]] = [
     (4, 0, 8, 2),
     (7, 8, 0, 2),
     (6, 8, 8, 0),
+    *(MANY := [(330, 200, 136, 4), (2570, 136, 64, 40)]),  # many aligned rows a group
 ]
 
 
@@ -43,9 +44,10 @@ def make(M: int, N: int, K: int, E: int, dtype: torch.dtype = BF16, activation: 
 def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
     for i, shape in enumerate(SHAPES):
         check_case(op, ref.grouped_gemm, make(*shape, dtype, (None, "relu2")[i % 2]))
-    case = make(*SHAPES[0], dtype, "relu2")
-    case["a"][3, 5], case["a"][40, 0] = float("inf"), float("nan")
-    check_case(op, ref.grouped_gemm, case)
+    for shape in (SHAPES[0], MANY[0]):
+        case = make(*shape, dtype, "relu2")
+        case["a"][3, 5], case["a"][40, 0] = float("inf"), float("nan")
+        check_case(op, ref.grouped_gemm, case)
 
 
 FAULTS: dict[str, kit.Fault] = {
@@ -76,33 +78,81 @@ def test_planted_faults() -> None:
     kit.assert_all_caught(ops.grouped_gemm, FAULTS, check)
 
 
-@pytest.mark.parametrize("rows", [1, 4, 5, 31, 32, 33, 64])
-def test_exact_on_integers(target: str, rows: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "N", "K"), [*((rows, 90, 77) for rows in (1, 4, 5, 31, 32, 33, 64)), (129, 264, 80)]
+)
+def test_exact_on_integers(target: str, rows: int, N: int, K: int) -> None:
     """Every sum is a small integer, so each order of addition and each path has the same bits."""
     g = kit.generator(f"integers{rows}")
-    a = torch.randint(-4, 5, (2 * rows, 77), generator=g).to(BF16)
-    b = torch.randint(-4, 5, (2, 90, 77), generator=g).to(BF16)
+    a = torch.randint(-4, 5, (2 * rows, K), generator=g).to(BF16)
+    b = torch.randint(-4, 5, (2, N, K), generator=g).to(BF16)
     out = ops.grouped_gemm(a.float(), b.float(), torch.tensor([rows, 2 * rows]))
-    expected = torch.einsum("emk,enk->emn", a.float().view(2, rows, 77), b.float()).flatten(0, 1)
+    expected = torch.einsum("emk,enk->emn", a.float().view(2, rows, K), b.float()).flatten(0, 1)
     kit.assert_same_bits(out, expected)
     kit.assert_same_bits(ops.grouped_gemm(a, b, torch.tensor([rows, 2 * rows])), expected.to(BF16))
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_strides_and_threads(target: str, threads: None, dtype: torch.dtype) -> None:
-    case = make(130, 70, 40, 4, dtype, "relu2")
+@pytest.mark.parametrize(
+    ("shape", "pad", "dtype"),
+    [((130, 70, 40, 4), 3, F32), ((130, 70, 40, 4), 3, BF16), (MANY[0], 8, BF16)],
+    ids=str,
+)
+def test_strides_and_threads(
+    target: str, threads: None, dtype: torch.dtype, shape: tuple[int, ...], pad: int
+) -> None:
+    case = make(*shape, dtype, "relu2")
     check_repeatable(ops.grouped_gemm, case)
     expected = run(ops.grouped_gemm, case)[0]
-    for change in (kit.strided, lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2)):
+    for change in (
+        lambda t: kit.strided(t, pad),
+        lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
+    ):
         moved = case | {"a": change(case["a"]), "b": change(case["b"])}
         kit.assert_same_bits(ops.grouped_gemm(**moved), expected)
 
 
 def test_offsets_past_two_to_the_31(target: str) -> None:
-    case = make(40, 64, 32, 3, BF16)
-    expected = ops.grouped_gemm(**case)
-    for name in ("a", "b"):
-        kit.assert_same_bits(ops.grouped_gemm(**case | {name: far_apart(case[name])}), expected)
+    for shape, multiple in (((40, 64, 32, 3), 1), ((130, 136, 64, 2), 8)):
+        case = make(*shape, BF16)
+        expected = ops.grouped_gemm(**case)
+        for name in ("a", "b"):
+            moved = case | {name: far_apart(case[name], multiple=multiple)}
+            kit.assert_same_bits(ops.grouped_gemm(**moved), expected)
+
+
+AFTER_SM90A = [  # why a Hopper device takes another kernel than its own
+    ({"b": lambda b: b[:, :100]}, "less than 128 columns"),
+    ({"a": lambda a: a[:, :60], "b": lambda b: b[..., :60]}, "or 64 of k"),
+    ({"a": lambda a: a[:250]}, "less than 64 rows a group"),
+    ({"b": lambda b: b[:, :132]}, "rows are not on 16 bytes"),
+    ({"a": lambda a: kit.strided(a)}, "rows are not on 16 bytes"),
+    ({"a": lambda a: kit.strided(a, 8), "b": lambda b: kit.strided(b, 8)}, None),
+    ({"a": lambda a: a.float(), "b": lambda b: b.float()}, "operands are not bfloat16"),
+]
+
+
+def test_choice_of_kernel(target: str) -> None:
+    """The kernel of sm_90a runs where its rule says, and elsewhere the launch says why not."""
+    if target.startswith("cpu"):
+        pytest.skip("there is one kernel")
+
+    def chosen(case: Case) -> dict[str, str]:
+        _native.launches()
+        run(ops.grouped_gemm, case)
+        return dict(_native.launches()[-1])
+
+    case = make(*MANY[0])
+    case["offsets"] = torch.tensor([90, 90, 200, 250])
+    has_own = _native.kernel_for(OP, "cuda") == "cuda:sm_90" and _native.cuda_info()["cutlass"]
+    launch = chosen(case)
+    assert launch["op"] == OP
+    assert launch["variant"].startswith("sm_90a") == bool(has_own)
+    if has_own:
+        assert launch["because"] == ""
+        for change, reason in AFTER_SM90A:
+            launch = chosen(case | {name: f(case[name]) for name, f in change.items()})
+            assert launch["variant"].startswith("sm_90a") == (reason is None)
+            assert (reason or "") in launch["because"]
 
 
 def test_refusals() -> None:

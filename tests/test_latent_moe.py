@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from native import Case, check_case, check_compiled, check_refused, check_repeatable, far_apart, run
-from warpweave import ops
+from warpweave import _native, ops
 from warpweave import reference as ref
 from warpweave import testing as kit
 
@@ -18,6 +18,8 @@ SHAPES: list[tuple[int, ...]] = [
     (2, 64, 0, 6, 24, 3, 0),
     (1, 33, 8, 4, 16, 1, 16),
     (0, 16, 8, 4, 8, 2, 8),
+    (100, 136, 128, 3, 200, 2, 144),  # many aligned rows in every product
+    (70, 128, 136, 2, 128, 2, 0),
 ]
 
 
@@ -72,12 +74,35 @@ def test_planted_faults() -> None:
     kit.assert_all_caught(ops.latent_moe, FAULTS, check)
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_strides_and_threads(target: str, threads: None, dtype: torch.dtype) -> None:
-    case = make(70, 96, 40, 4, 72, 2, 33, dtype)
+@pytest.mark.parametrize(
+    ("shape", "pad", "dtype"),
+    [
+        ((70, 96, 40, 4, 72, 2, 33), 3, F32),
+        ((70, 96, 40, 4, 72, 2, 33), 3, BF16),
+        ((70, 128, 136, 2, 128, 2, 144), 8, BF16),
+    ],
+    ids=str,
+)
+def test_strides_and_threads(
+    target: str, threads: None, dtype: torch.dtype, shape: tuple[int, ...], pad: int
+) -> None:
+    case = make(*shape, dtype)
     check_repeatable(ops.latent_moe, case)
-    moved = {name: kit.strided(t) for name, t in case.items()}
+    moved = {name: kit.strided(t, pad) for name, t in case.items()}
     kit.assert_same_bits(ops.latent_moe(**moved), run(ops.latent_moe, case)[0])
+
+
+def test_many_rows_take_the_kernel_of_sm90a(target: str) -> None:
+    """All but the last product, whose two parts share an accumulator."""
+    if target.startswith("cpu"):
+        pytest.skip("there is one kernel")
+    _native.launches()
+    run(ops.latent_moe, make(*SHAPES[-2]))
+    *products, last = (p for p in _native.launches() if p["op"] == "grouped_gemm")
+    has_own = _native.kernel_for(OP, "cuda") == "cuda:sm_90" and _native.cuda_info()["cutlass"]
+    assert len(products) == (8 if has_own else 4), products
+    assert all(p["variant"].startswith("sm_90a") == bool(has_own) for p in products)
+    assert last["because"] == ("it is a sum of products" if has_own else "")
 
 
 def test_offsets_past_two_to_the_31(target: str) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from native import Case, check_case, check_compiled, check_refused, check_repeatable, far_apart, run
-from warpweave import ops
+from warpweave import _native, ops
 from warpweave import reference as ref
 from warpweave import testing as kit
 
@@ -21,6 +21,7 @@ SHAPES: list[tuple[int, ...]] = [
     (0, 16, 4, 8, 2),
     (3, 16, 4, 0, 2),
     (3, 0, 4, 8, 2),
+    (100, 136, 3, 200, 2),  # many aligned rows an expert
 ]
 
 
@@ -74,16 +75,37 @@ def test_planted_faults() -> None:
     kit.assert_all_caught(ops.moe_mlp, FAULTS, check)
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_strides_and_threads(target: str, threads: None, dtype: torch.dtype) -> None:
-    case = make(70, 40, 4, 72, 2, dtype)
+@pytest.mark.parametrize(
+    ("shape", "pad", "dtype"),
+    [
+        ((70, 40, 4, 72, 2), 3, F32),
+        ((70, 40, 4, 72, 2), 3, BF16),
+        ((70, 136, 2, 128, 2), 8, BF16),
+    ],
+    ids=str,
+)
+def test_strides_and_threads(
+    target: str, threads: None, dtype: torch.dtype, shape: tuple[int, ...], pad: int
+) -> None:
+    case = make(*shape, dtype)
     check_repeatable(ops.moe_mlp, case)
     expected = run(ops.moe_mlp, case)[0]
-    moved = {name: kit.strided(t) for name, t in case.items()}
+    moved = {name: kit.strided(t, pad) for name, t in case.items()}
     kit.assert_same_bits(ops.moe_mlp(**moved), expected)
     turned = {name: kit.permuted(case[name], 0, 2, 1) for name in ("up", "down")}
     kit.assert_same_bits(ops.moe_mlp(**case | turned), expected)
     kit.assert_same_bits(ops.moe_mlp(**case | {"indices": case["indices"].long()}), expected)
+
+
+def test_many_rows_take_the_kernel_of_sm90a(target: str) -> None:
+    if target.startswith("cpu"):
+        pytest.skip("there is one kernel")
+    _native.launches()
+    run(ops.moe_mlp, make(*SHAPES[-1]))
+    products = [launch for launch in _native.launches() if launch["op"] == "grouped_gemm"]
+    has_own = _native.kernel_for(OP, "cuda") == "cuda:sm_90" and _native.cuda_info()["cutlass"]
+    assert len(products) == (4 if has_own else 2), products
+    assert all(p["variant"].startswith("sm_90a") == bool(has_own) for p in products)
 
 
 def test_all_tokens_to_one_expert(target: str) -> None:

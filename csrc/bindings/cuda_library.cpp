@@ -2,6 +2,7 @@
 #include "bindings/cuda_library.h"
 
 #include <cstdlib>
+#include <optional>
 
 #include "bindings/simulated_cuda.h"
 
@@ -15,6 +16,7 @@ namespace {
 constexpr bool kBuilt = true;
 #else
 #define WW_CUDA_ARCHS ""
+#define WW_CUTLASS ""
 constexpr bool kBuilt = false;
 #endif
 
@@ -77,6 +79,17 @@ class Range {
 
 constexpr const char* kCpuTorch = "this torch is a CPU build; install one with CUDA";
 
+void* current_library() { return is_simulating ? simulated_library() : cuda_library().handle; }
+
+template <typename Row>
+std::vector<Row> rows_of(const char* name) {
+  if (!current_library()) return {};
+  const auto list = require_kernel<int(Row*, int)>(current_library(), "cuda", name);
+  std::vector<Row> rows(size_t(list(nullptr, 0)));
+  list(rows.data(), int(rows.size()));
+  return rows;
+}
+
 }  // namespace
 
 void set_nvtx(bool on) { nvtx() = on; }
@@ -87,7 +100,8 @@ const CudaLibrary& cuda_library() {
 }
 
 CudaInfo cuda_info() {
-  CudaInfo info{kBuilt, cuda_library().handle != nullptr, WW_CUDA_ARCHS, 0, cuda_library().problem};
+  const CudaLibrary& library = cuda_library();
+  CudaInfo info{kBuilt, library.handle != nullptr, WW_CUDA_ARCHS, WW_CUTLASS, 0, library.problem};
   if (!info.loaded) return info;
   const int status = require<decltype(ww_device_count)>("ww_device_count")(&info.device_count);
   if (!torch_has_cuda())
@@ -99,17 +113,18 @@ CudaInfo cuda_info() {
   return info;
 }
 
-std::vector<CudaKernelInfo> cuda_kernels() {
-  if (!cuda_library().handle) return {};
-  const auto list = require<decltype(ww_kernels)>("ww_kernels");
-  std::vector<CudaKernelInfo> rows(size_t(list(nullptr, 0)));
-  list(rows.data(), int(rows.size()));
-  return rows;
+std::vector<CudaKernelInfo> cuda_kernels() { return rows_of<CudaKernelInfo>("ww_kernels"); }
+std::vector<CudaLaunch> cuda_launches() { return rows_of<CudaLaunch>("ww_launches"); }
+
+bool has_cuda_kernel(const std::string& op) {
+  return current_library() && dlsym(current_library(), ("ww_" + op).c_str());
 }
 
 Tensor cuda_workspace(const char* op, const std::string& symbol, const void* params,
                       const Tensor& like) {
   if (!like.is_cpu()) require_library(op);
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;  // it may depend on the device
+  if (!like.is_cpu()) guard.emplace(like.get_device_index());
   void* library = like.is_cpu() ? simulated_library() : cuda_library().handle;
   const int64_t bytes =
       require_kernel<int64_t(const void*)>(library, op, symbol + "_workspace")(params);

@@ -21,14 +21,16 @@ const CudaLibrary& cuda_library();
 struct CudaInfo {
   bool built, loaded;   // compiled into this build; libwarpweave_cuda.so opened
   std::string archs;    // "80 90a": what it was compiled for
+  std::string cutlass;  // "4.2.0"; empty: compiled without, so sm_90a takes sm_80's group product
   int device_count;     // devices that its runtime sees
   std::string problem;  // the first thing that keeps a CUDA op from running; empty if nothing does
 };
 CudaInfo cuda_info();
 
-// The compiled kernels, with registers and memory if there is a device; none if the library is not
-// there.
-std::vector<CudaKernelInfo> cuda_kernels();
+// Of the library that calls go to now, a simulated one too; nothing if there is none.
+std::vector<CudaKernelInfo> cuda_kernels();  // with registers and memory if there is a device
+std::vector<CudaLaunch> cuda_launches();     // of this thread, since it was last asked
+bool has_cuda_kernel(const std::string& op);
 
 // Whether every CUDA op is an NVTX range; at first what WARPWEAVE_NVTX says, "1" or "0".
 void set_nvtx(bool on);

@@ -5,6 +5,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "bindings/cuda_library.h"
 #include "bindings/simulated_cuda.h"
 #include "core/cpu/cpu.h"
@@ -34,7 +36,7 @@ py::list kernels() {
   for (const CudaKernelInfo& kernel : cuda_kernels()) {
     py::dict row;
     row["op"] = kernel.op, row["target"] = "cuda", row["dtypes"] = kernel.dtypes;
-    row["variant"] = kernel.variant, row["arch"] = kernel.arch;
+    row["variant"] = kernel.variant, row["when"] = kernel.when, row["arch"] = kernel.arch;
     row["registers"] = kernel.registers, row["shared_bytes"] = kernel.shared_bytes;
     row["local_bytes"] = kernel.local_bytes;
     out.append(row);
@@ -57,18 +59,31 @@ std::string kernel_for(const std::string& op, const std::string& device) {
            "'; supported: cpu, cuda");
   const std::string cpu = cpu_kernel_for(op);
   if (device == "cpu") return cpu;
-  const std::string problem = cuda_info().problem;
+  const std::string problem = is_simulating ? "" : cuda_info().problem;
   WW_CHECK(problem.empty(), "kernel_for: '", op, "' cannot run on cuda: ", problem);
-  for (const CudaKernelInfo& kernel : cuda_kernels())
-    if (op == kernel.op) return "cuda:sm_" + std::to_string(kernel.arch);
-  fail("kernel_for: '", op, "' has no CUDA kernel; supported devices: cpu");
+  WW_CHECK(has_cuda_kernel(op), "kernel_for: '", op,
+           "' has no CUDA kernel; supported devices: cpu");
+  int arch = 0;  // the newest that the device runs; an op may be made of others' kernels
+  for (const CudaKernelInfo& kernel : cuda_kernels()) arch = std::max(arch, int(kernel.arch));
+  return "cuda:sm_" + std::to_string(arch);
+}
+
+py::list launches() {
+  py::list out;
+  for (const CudaLaunch& launch : cuda_launches()) {
+    py::dict row;
+    row["op"] = launch.op, row["variant"] = launch.variant, row["because"] = launch.because;
+    out.append(row);
+  }
+  return out;
 }
 
 py::dict cuda_info_dict() {
   const CudaInfo info = cuda_info();
   py::dict out;
   out["built"] = info.built, out["loaded"] = info.loaded, out["archs"] = info.archs;
-  out["device_count"] = info.device_count, out["problem"] = info.problem;
+  out["cutlass"] = info.cutlass, out["device_count"] = info.device_count;
+  out["problem"] = info.problem;
   return out;
 }
 
@@ -147,7 +162,9 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.def("kernel_for", &kernel_for, py::arg("op"), py::arg("device") = "cpu",
         "The target that a call will take. ValueError if it cannot run there, with the reason.");
   m.def("cuda_info", &cuda_info_dict,
-        "Whether CUDA ops can run: built, loaded, archs, device_count, problem.");
+        "Whether CUDA ops can run: built, loaded, archs, cutlass, device_count, problem.");
+  m.def("launches", &launches,
+        "The CUDA kernels that this thread launched since it last asked, and why those.");
   m.def("set_nvtx", &set_nvtx, py::arg("on"), "Whether every CUDA op is an NVTX range.");
   m.def("simulate_cuda", &simulate, py::arg("library"), py::arg("begin") = 0, py::arg("end") = 0,
         "For tests: CPU tensors go to the CUDA kernels of this library; with '' no more.");

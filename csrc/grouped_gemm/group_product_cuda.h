@@ -31,10 +31,16 @@ struct GroupProduct {
   int parts;
   ProductPart part[2];
   const void* addend;  // (M,N) row-major in the operands' dtype; may be null
+  void* gathered;      // (M,K) in the operands' dtype for part[0]'s rows, if it names some; may be
+                       // null, and then they are gathered tile by tile
   void* out;           // (M,N), N contiguous
   int64_t out_stride;
   DType out_dtype;     // the operands' or f32
+  void* workspace;     // group_product_workspace() bytes
 };
+
+// For products of at most `groups` groups on the current device.
+int64_t group_product_workspace(int64_t groups);
 
 // Operands are f32 or bf16.
 cudaError_t launch_group_product(const GroupProduct& g, DType dtype, cudaStream_t stream);

@@ -7,6 +7,22 @@
 
 namespace ww {
 
+// Ends that are not as they must be give wrong numbers, but no access outside of the tensors.
+__device__ inline int64_t group_end(const GroupProduct& g, int64_t group) {
+  if (group < 0) return 0;
+  if (!g.ends) return g.M;
+  const int64_t end = g.ends_is_int64 ? static_cast<const int64_t*>(g.ends)[group]
+                                      : static_cast<const int32_t*>(g.ends)[group];
+  return end < 0 ? 0 : (end > g.M ? g.M : end);
+}
+// Group E has the rows of no group.
+__device__ inline void group_rows(const GroupProduct& g, int64_t group, int64_t& begin,
+                                  int64_t& end) {
+  begin = group_end(g, group - 1);
+  end = group < g.E ? group_end(g, group) : g.M;
+  if (end < begin) end = begin;
+}
+
 struct Tile {
   int64_t group;  // E: rows of no group
   int64_t m0, m1, n0;
@@ -25,7 +41,7 @@ class TileWalk {
     const int lane = threadIdx.x % 32;
     for (; group_ < groups; group_ += 32) {
       int64_t begin = 0, end = 0;
-      if (group_ + lane < groups) range(group_ + lane, begin, end);
+      if (group_ + lane < groups) group_rows(g_, group_ + lane, begin, end);
       const uint32_t rows = uint32_t((end - begin + kRows - 1) / kRows), mine = rows * columns_;
       uint32_t sum = mine;  // tiles of this group and those before it in the step
 #pragma unroll
@@ -52,20 +68,6 @@ class TileWalk {
   }
 
  private:
-  // Ends that are not as they must be give wrong numbers, but no access outside of the tensors.
-  __device__ int64_t end_of(int64_t group) const {
-    if (group < 0) return 0;
-    if (!g_.ends) return g_.M;
-    const int64_t end = g_.ends_is_int64 ? static_cast<const int64_t*>(g_.ends)[group]
-                                         : static_cast<const int32_t*>(g_.ends)[group];
-    return end < 0 ? 0 : (end > g_.M ? g_.M : end);
-  }
-  __device__ void range(int64_t group, int64_t& begin, int64_t& end) const {
-    begin = end_of(group - 1);
-    end = group < g_.E ? end_of(group) : g_.M;
-    if (end < begin) end = begin;
-  }
-
   const GroupProduct& g_;
   uint32_t columns_;
   uint32_t next_;      // tile of this block

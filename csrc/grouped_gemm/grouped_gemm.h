@@ -24,6 +24,7 @@ struct GroupedGemmParams {
   bool offsets_is_int64;
   void* out;            // (M,N), N contiguous
   int64_t out_stride_m;
+  void* workspace;      // CUDA: ww_grouped_gemm_workspace() bytes
 };
 
 void grouped_gemm_cpu(

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA kernels for sm_80 and later.
+// The CUDA kernels for sm_80 and later, and the rule by which sm_90a's own (group_product_sm90a.cu)
+// come before them.
 //
 //   bf16  mma.m16n8k16 on tiles of 16, 64 or 128 rows and 128 columns, 64 elements of k a stage,
 //         copied by cp.async several stages ahead
@@ -8,6 +9,7 @@
 // A stage holds rows of 64 elements, 128 bytes, in 8 pieces of 16 bytes whose places are permuted so
 // that what ldmatrix takes at once lies in 8 different ones.
 #include "core/cuda/launch.h"
+#include "grouped_gemm/group_product_sm90a.h"
 #include "grouped_gemm/group_tiles.cuh"
 #include "grouped_gemm/grouped_gemm.h"
 
@@ -298,19 +300,82 @@ cudaError_t launch_bf16(const V& variant, const GroupProduct& g, cudaStream_t st
                            V::kSharedBytes, stream);
 }
 
+// --- The choice between the above and the kernels of sm_90a ---
+
+#if defined(WW_SM90A_GROUP_PRODUCT)
+constexpr bool kHasSm90a = true;
+#else
+constexpr bool kHasSm90a = false;
+#endif
+constexpr int kManyRows = 64;  // of a group: below, most of a tile of 128 rows would be waste
+
+int64_t rows_of_a_group(const GroupProduct& g) {  // if they are spread evenly
+  return g.E > 0 ? g.M / g.E : g.M;
+}
+
+cudaError_t is_sm90(bool* yes) {
+  int device, major = 0, minor = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status == cudaSuccess)
+    status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (status == cudaSuccess)
+    status = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  *yes = major == 9 && minor == 0;
+  return status;
+}
+
+// TMA's strides: multiples of 16 bytes below 2^40, and rows that do not overlap.
+bool is_tma_stride(int64_t stride, int64_t row, int64_t size) {
+  return stride >= row && stride * size % 16 == 0 && stride * size < int64_t(1) << 40;
+}
+
+// Why the kernels above take what a Hopper device was given; null if its own do. For people
+// it is kWhen of group_product_sm90a.cu.
+const char* why_not_sm90a(const GroupProduct& g, DType dtype) {
+  const ProductPart& p = g.part[0];
+  const int64_t out_size = g.out_dtype == DType::f32 ? 4 : 2;
+  if (!kHasSm90a) return "this build has none for sm_90a";
+  if (dtype != DType::bf16) return "operands are not bfloat16";
+  if (g.parts != 1 || g.addend) return "it is a sum of products";
+  if (rows_of_a_group(g) < kManyRows) return "there are less than 64 rows a group";
+  if (g.N < kColumns || p.K < kDepth) return "a group has less than 128 columns or 64 of k";
+  if (g.M > INT32_MAX || g.N > INT32_MAX || p.K > INT32_MAX) return "an extent is above 2^31";
+  if (!is_aligned(g) || !is_tma_stride(p.rows ? p.K : p.a_stride, p.K, 2) ||
+      !is_tma_stride(p.b_stride_n, p.K, 2) || !is_tma_stride(g.out_stride, g.N, out_size) ||
+      reinterpret_cast<uintptr_t>(g.out) % 16)
+    return "rows are not on 16 bytes, or overlap";
+  if (p.rows && !g.gathered) return "rows are named by an index and there is no place for them";
+  return nullptr;
+}
+
 }  // namespace
+
+int64_t group_product_workspace(int64_t groups) {
+  bool sm90;
+  return kHasSm90a && is_sm90(&sm90) == cudaSuccess && sm90 ? sm90a_group_product_workspace(groups)
+                                                            : 0;
+}
 
 cudaError_t launch_group_product(const GroupProduct& g, DType dtype, cudaStream_t stream) {
   if (g.M == 0 || g.N == 0) return cudaSuccess;
+  bool sm90;
+  const cudaError_t status = is_sm90(&sm90);
+  if (status != cudaSuccess) return status;
+  const char* why = sm90 ? why_not_sm90a(g, dtype) : "";
+  const Because because(why ? why : "");
+  if (!why) return launch_sm90a_group_product(g, stream);
   if (dtype == DType::f32)
     return launch_persistent(kProductF32, g, kTile, kTile, kThreads32, 0, stream);
-  const int64_t average = g.E > 0 ? g.M / g.E : g.M;  // rows of a group, if they are spread
-  if (average <= 16) return launch_bf16(kFew, g, stream);
-  return average <= 64 ? launch_bf16(kSome, g, stream) : launch_bf16(kMany, g, stream);
+  const int64_t rows = rows_of_a_group(g);
+  if (rows <= 16) return launch_bf16(kFew, g, stream);
+  return rows <= 64 ? launch_bf16(kSome, g, stream) : launch_bf16(kMany, g, stream);
 }
 
 }  // namespace ww
 
+WW_EXPORT int64_t ww_grouped_gemm_workspace(const ww::GroupedGemmParams* p) {
+  return ww::group_product_workspace(p->E);
+}
 WW_EXPORT int ww_grouped_gemm(const ww::GroupedGemmParams* params, void* stream) {
   const ww::GroupedGemmParams& p = *params;
   ww::GroupProduct g{};
@@ -320,5 +385,6 @@ WW_EXPORT int ww_grouped_gemm(const ww::GroupedGemmParams* params, void* stream)
   g.parts = 1;
   g.part[0] = {p.a, p.a_stride_m, nullptr, p.b, p.b_stride_e, p.b_stride_n, p.K};
   g.out = p.out, g.out_stride = p.out_stride_m, g.out_dtype = p.dtype;
+  g.workspace = p.workspace;
   return launch_group_product(g, p.dtype, static_cast<cudaStream_t>(stream));
 }

@@ -2,6 +2,8 @@
 // On CUDA the layer is a sequence of launches: group products of one group for the projections, the
 // experts between them, and one product of two parts for fc2 and shared_down, which share its
 // accumulator.
+#include <algorithm>
+
 #include "core/cuda/launch.h"
 #include "grouped_gemm/group_product_cuda.h"
 #include "latent_moe/latent_moe.h"
@@ -28,6 +30,7 @@ GroupProduct dense(const LatentMoeParams& p, const void* rows, int64_t stride, c
   g.M = p.T, g.N = N, g.E = 1, g.parts = 1;
   g.part[0] = {rows, stride, nullptr, weight, 0, K, K};
   g.out = out, g.out_stride = N, g.out_dtype = p.dtype;
+  g.workspace = p.workspace;  // free before and after the experts
   return g;
 }
 
@@ -57,7 +60,7 @@ int run(const LatentMoeParams& p, cudaStream_t stream) {
 
 WW_EXPORT int64_t ww_latent_moe_workspace(const ww::LatentMoeParams* p) {
   const ww::MoeMlpParams experts = ww::experts_of(*p);
-  return ww_moe_mlp_workspace(&experts);
+  return std::max(ww_moe_mlp_workspace(&experts), ww::group_product_workspace(1));
 }
 WW_EXPORT int ww_latent_moe(const ww::LatentMoeParams* p, void* stream) {
   return ww::run(*p, static_cast<cudaStream_t>(stream));

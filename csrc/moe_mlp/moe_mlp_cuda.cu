@@ -3,7 +3,7 @@
 //
 //   permute  the (token, choice) pairs sorted by expert: one block counts, sums and places them. The
 //            order inside an expert is up to the schedule, and no result depends on it
-//   up       the group product of the pairs' rows of x, gathered as they are copied, with relu2
+//   up       the group product of the pairs' rows of x, gathered by the product, with relu2
 //   down     the group product of that, in fp32
 //   combine  per token the weighted sum of its choices in ascending order of expert
 #include "core/cuda/launch.h"
@@ -22,7 +22,8 @@ constexpr int kMaxChoices = 128;
 struct Workspace {
   int32_t *ends, *tokens, *places;  // (E), (T top_k) token of each sorted pair, place of each pair
   void* h;                          // (T top_k, I) in the operands' dtype
-  float* y;                         // (T top_k, K)
+  float* y;                         // (T top_k, K); before that, the pairs' rows of x
+  void* products;
   int64_t bytes = 0;
 
   Workspace(const MoeMlpParams& p, void* base) {
@@ -32,6 +33,7 @@ struct Workspace {
     places = take<int32_t>(base, pairs);
     h = take<char>(base, pairs * p.I * (p.dtype == DType::f32 ? 4 : 2));
     y = take<float>(base, pairs * p.K);
+    products = take<char>(base, group_product_workspace(p.E));
   }
   template <typename T>
   T* take(void* base, int64_t count) {
@@ -155,6 +157,7 @@ int run(const MoeMlpParams& p, cudaStream_t stream) {
   up.M = pairs, up.N = p.I, up.E = p.E, up.ends = task.w.ends, up.relu2 = true, up.parts = 1;
   up.part[0] = {p.x, p.x_stride_t, task.w.tokens, p.up, p.up_stride_e, p.up_stride_i, p.K};
   up.out = task.w.h, up.out_stride = p.I, up.out_dtype = p.dtype;
+  up.gathered = task.w.y, up.workspace = task.w.products;
   status = launch_group_product(up, p.dtype, stream);
   if (status != cudaSuccess) return status;
 
@@ -162,6 +165,7 @@ int run(const MoeMlpParams& p, cudaStream_t stream) {
   down.M = pairs, down.N = p.K, down.E = p.E, down.ends = task.w.ends, down.parts = 1;
   down.part[0] = {task.w.h, p.I, nullptr, p.down, p.down_stride_e, p.down_stride_k, p.I};
   down.out = task.w.y, down.out_stride = p.K, down.out_dtype = DType::f32;
+  down.workspace = task.w.products;
   status = launch_group_product(down, p.dtype, stream);
   if (status != cudaSuccess) return status;
   return kCombine[p.dtype == DType::bf16].launch(p.T, kCombineThreads, stream, task);

@@ -17,6 +17,7 @@ class CudaInfo(TypedDict):
     built: bool  # this build has CUDA kernels
     loaded: bool  # libwarpweave_cuda.so could be opened
     archs: str
+    cutlass: str  # "4.2.0"; empty: compiled without, so sm_90a takes sm_80's group product
     device_count: int
     problem: str  # the first thing that keeps a CUDA op from running; empty if nothing does
 
@@ -29,6 +30,7 @@ class Kernel(_CpuKernel, total=False):
     """The rest is there for CUDA kernels; without a device its numbers are 0."""
 
     variant: str
+    when: str  # the rule by which it is chosen, where variant and dtypes do not say
     arch: int
     registers: int
     shared_bytes: int
@@ -55,6 +57,16 @@ def kernel_for(op: str, device: Literal["cpu", "cuda"] = "cpu") -> str:
     """The target that a call will take, as "cpu:avx512" or "cuda:sm_90".
 
     ValueError if the op is unknown or cannot run on the device, with the reason."""
+
+class Launch(TypedDict):
+    op: str
+    variant: str
+    because: str  # why not another kernel, where a rule chose this one; else empty
+
+def launches() -> list[Launch]:
+    """The CUDA kernels that this thread launched since it last asked, at most 64, in order.
+
+    While a simulated library is set, those of that."""
 
 def cuda_info() -> CudaInfo:
     """Whether CUDA ops can run here, and what is missing if not."""

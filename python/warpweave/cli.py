@@ -169,7 +169,7 @@ def info(
         table = Table(show_header=False, box=None)
         for key, value in facts.items():
             shown = f"{value:,}" if isinstance(value, int) else str(value)
-            table.add_row(key.replace("_", " "), shown)
+            table.add_row(key.replace("_", " "), shown or "none")
         console.print(table)
 
 
@@ -209,16 +209,18 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
         if as_json:
             print(json.dumps(facts, indent=2))
             return
-        kernels = facts.pop("kernels")
+        kernels, choices = facts.pop("kernels"), facts.pop("choices")
         table = Table(show_header=False, box=None)
         for key, value in facts.items():
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            table.add_row(key.replace("_", " "), shown)
+            table.add_row(key.replace("_", " "), shown or "none")
         console.print(table)
         table = Table("op", "device", "kernel", "dtypes", box=None)
         for kernel in kernels:
             table.add_row(*(kernel[key] for key in ("op", "device", "kernel", "dtypes")))
         console.print(table)
+        for choice in choices:
+            console.print(f"{choice['op']}, {choice['kernel']}: {choice['when']}", soft_wrap=True)
 
 
 def diagnose() -> dict[str, Any]:
@@ -246,6 +248,11 @@ def diagnose() -> dict[str, Any]:
         **{f"cuda_{key}": value for key, value in cuda.items()},
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "kernels": kernels,
+        "choices": [
+            {"op": row["op"], "kernel": row["variant"], "when": row["when"]}
+            for row in registry
+            if row.get("when")
+        ],
     }
 
 

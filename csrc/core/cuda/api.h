@@ -17,11 +17,18 @@ struct CudaKernelInfo {  // one compiled kernel
   const char* op;
   const char* variant;   // the template arguments, in words
   const char* dtypes;
+  const char* when;      // the rule by which it is chosen, where that is not plain
   // What the current device runs; all 0 without a device.
   int32_t arch;          // 90 for sm_90a
   int32_t registers;
   int32_t shared_bytes;  // static
   int32_t local_bytes;   // a thread's: arrays that registers do not hold, and spills
+};
+
+struct CudaLaunch {      // one launch of a kernel
+  const char* op;
+  const char* variant;
+  const char* because;   // why not another, where a rule chose; else empty
 };
 
 }  // namespace ww
@@ -33,4 +40,6 @@ int ww_device_count(int* count);
 void ww_range(const char* name);  // starts an NVTX range, or ends the last one if it is null
 // Fills at most `capacity` rows and returns how many there are.
 int ww_kernels(ww::CudaKernelInfo* rows, int capacity);
+// This thread's launches since the last call of this, the last 64 of them at most; as above.
+int ww_launches(ww::CudaLaunch* rows, int capacity);
 }

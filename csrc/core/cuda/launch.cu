@@ -14,7 +14,25 @@ const CudaKernelRow*& CudaKernelRow::first() {
   return head;
 }
 
-namespace { thread_local std::string refusal; }
+namespace {
+
+thread_local std::string refusal;
+
+constexpr int kLaunches = 64;
+struct Launches {  // a ring
+  CudaLaunch launch[kLaunches];
+  int64_t count;
+  const char* because;
+};
+thread_local Launches launches{{}, 0, ""};
+
+}  // namespace
+
+void note_launch(const CudaKernelRow& row) {
+  launches.launch[launches.count++ % kLaunches] = {row.op, row.variant, launches.because};
+}
+Because::Because(const char* why) { launches.because = why; }
+Because::~Because() { launches.because = ""; }
 
 int unsupported(const char* what) {
   refusal = std::string(what) + " is not supported";
@@ -55,13 +73,26 @@ WW_EXPORT int ww_kernels(ww::CudaKernelInfo* rows, int capacity) {
   int count = 0;
   for (const ww::CudaKernelRow* k = ww::CudaKernelRow::first(); k; k = k->next, ++count) {
     if (count >= capacity) continue;
-    rows[count] = {k->op, k->variant, k->dtypes, 0, 0, 0, 0};
+    rows[count] = {k->op, k->variant, k->dtypes, k->when, 0, 0, 0, 0};
     cudaFuncAttributes facts;
-    if (!device || cudaFuncGetAttributes(&facts, k->function) != cudaSuccess) continue;
+    if (!device) continue;
+    if (cudaFuncGetAttributes(&facts, k->function) != cudaSuccess) {  // not for this device
+      cudaGetLastError();  // or the next who asks would find it
+      continue;
+    }
     rows[count].arch = facts.binaryVersion;
     rows[count].registers = facts.numRegs;
     rows[count].shared_bytes = int32_t(facts.sharedSizeBytes);
     rows[count].local_bytes = int32_t(facts.localSizeBytes);
   }
+  return count;
+}
+
+WW_EXPORT int ww_launches(ww::CudaLaunch* rows, int capacity) {
+  using ww::kLaunches, ww::launches;
+  const int count = int(launches.count < kLaunches ? launches.count : kLaunches);
+  for (int i = 0; i < count && i < capacity; ++i)
+    rows[i] = launches.launch[(launches.count - count + i) % kLaunches];
+  if (capacity > 0) launches.count = 0;
   return count;
 }

@@ -17,8 +17,17 @@ struct CudaKernelRow {
   const char* variant;
   const char* dtypes;
   const void* function;
+  const char* when;
   const CudaKernelRow* next;
   static const CudaKernelRow*& first();
+};
+
+// For ww_launches(). `because` holds for launches while it lives: why these kernels, not others.
+void note_launch(const CudaKernelRow& row);
+class Because {
+ public:
+  explicit Because(const char* why);
+  ~Because();
 };
 
 // Streaming multiprocessors of the current device: how much work fills it.
@@ -28,8 +37,12 @@ template <typename Params>
 struct CudaKernel {
   CudaKernelRow row;
 
-  CudaKernel(const char* op, const char* variant, const char* dtypes, void (*function)(Params))
-      : row{op, variant, dtypes, reinterpret_cast<const void*>(function), CudaKernelRow::first()} {
+  // `when`: the rule that chooses it, for people, where variant and dtypes do not say.
+  CudaKernel(const char* op, const char* variant, const char* dtypes, void (*function)(Params),
+             const char* when = "")
+      : row{op,     variant,
+            dtypes, reinterpret_cast<const void*>(function),
+            when,   CudaKernelRow::first()} {
     CudaKernelRow::first() = &row;
   }
 
@@ -45,6 +58,7 @@ struct CudaKernel {
     config.blockDim = dim3(unsigned(threads));
     config.dynamicSmemBytes = size_t(shared);
     config.stream = stream;
+    note_launch(row);
     return cudaLaunchKernelExC(&config, row.function, args);
   }
   cudaError_t launch(int64_t blocks, int threads, cudaStream_t stream, Params params,
