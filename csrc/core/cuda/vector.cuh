@@ -29,8 +29,8 @@ __device__ inline void widen_word(uint32_t word, float* out) {
   if constexpr (dtype_of<T> == DType::f32) {
     out[0] = __uint_as_float(word);
   } else if constexpr (dtype_of<T> == DType::bf16) {
-    out[0] = __uint_as_float(word << 16);
-    out[1] = __uint_as_float(word & 0xffff0000);
+    asm("shl.b32 %0, %1, 16;" : "=f"(out[0]) : "r"(word));  // no move from an integer register
+    asm("and.b32 %0, %1, 0xffff0000;" : "=f"(out[1]) : "r"(word));
   } else {
     asm("{ .reg .f16 lo, hi; mov.b32 {lo, hi}, %2; cvt.f32.f16 %0, lo; cvt.f32.f16 %1, hi; }"
         : "=f"(out[0]), "=f"(out[1])
@@ -90,11 +90,18 @@ __device__ inline Packed<T, V> load_packed(const T* p) {
   return *reinterpret_cast<const Packed<T, V>*>(p);
 }
 
+// kCount elements from p on, in vectors of V of them.
+template <typename T, int V, int kCount>
+__device__ inline void load_widened(const T* p, float* v) {
+#pragma unroll
+  for (int k = 0; k < kCount; k += V) widen<T>(load_packed<T, V>(p + k), v + k);
+}
+
 template <typename T, int V>
 __device__ inline void store_packed(T* p, Packed<T, V> v) {
-  if constexpr (V > 1)  // nvcc may cut an assignment into four
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
-                 "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+  if constexpr (V > 1)  // nvcc may cut an assignment into four; a global address is its generic one
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
                  : "memory");
   else
     *p = v;
