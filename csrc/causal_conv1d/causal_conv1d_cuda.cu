@@ -84,16 +84,6 @@ __device__ inline T input(const CausalConv1dParams& p, const Run& run, int64_t b
 
 // --- Arithmetic ---
 
-// The four taps of a channel.
-__device__ inline void load_taps(const float* from, float* tap) {
-  widen<float>(load_packed<float, 4>(from), tap);
-}
-template <typename U>
-__device__ inline void load_taps(const U* from, float* tap) {
-  const uint2 words = *reinterpret_cast<const uint2*>(from);
-  widen_word<U>(words.x, tap), widen_word<U>(words.y, tap + 2);
-}
-
 template <typename U, int V, int W>
 __device__ inline void load_weights_of(const Task& task, int64_t c, float (&tap)[W][V],
                                        float (&bias)[V]) {
@@ -107,7 +97,7 @@ __device__ inline void load_weights_of(const Task& task, int64_t c, float (&tap)
     load_widened<U, kVector<U>, V * W>(weight, by_channel[0]);
     if (p.bias) load_widened<U, kVector<U>, V>(from, bias);
   } else if (V == 1 && W == 4 && task.packed_weights) {
-    load_taps(static_cast<const U*>(p.weight) + c * W, by_channel[0]);
+    load_widened<U, 4, 4>(weight, by_channel[0]);
     if (p.bias) bias[0] = widen(*from);
   } else {
 #pragma unroll
@@ -208,7 +198,7 @@ __global__ void __launch_bounds__(kThreads, 4) channel_last(const __grid_constan
 
 template <typename T>
 union Vector {
-  uint4 words;
+  Packed<T, kVector<T>> words;
   uint32_t word[4];
   T element[kVector<T>];
 };
