@@ -46,9 +46,11 @@ WW_EXPORT int ww_kernels(ww::CudaKernelInfo* rows, int capacity) {
   int count = 0;
   for (const ww::CudaKernelRow* k = ww::CudaKernelRow::first(); k; k = k->next, ++count) {
     if (count >= capacity) continue;
-    rows[count] = {k->op, k->variant, k->dtypes, 0, 0, 0, 0};
+    rows[count] = {k->op, k->variant, k->dtypes, nullptr, 0, 0, 0, 0};
     cudaFuncAttributes facts;
-    if (!device || cudaFuncGetAttributes(&facts, k->function) != cudaSuccess) continue;
+    if (!device || cudaFuncGetAttributes(&facts, k->function) != cudaSuccess ||
+        cudaFuncGetName(&rows[count].symbol, k->function) != cudaSuccess)
+      continue;
     rows[count].arch = facts.binaryVersion;
     rows[count].registers = facts.numRegs;
     rows[count].shared_bytes = int32_t(facts.sharedSizeBytes);
