@@ -123,12 +123,11 @@ __device__ inline void load_weights(const Task& task, int64_t c, float (&tap)[W]
     load_weights_of<T, V, W>(task, c, tap, bias);
 }
 
-template <typename T, int V>
-__device__ inline Packed<T, V> finish(float (&acc)[V], bool activate) {
-  if (activate)
+template <typename T, int kCount>
+__device__ inline void activate(float (&v)[kCount], bool is_silu) {
+  if (is_silu)
 #pragma unroll
-    for (int i = 0; i < V; ++i) acc[i] = silu<T>(acc[i]);
-  return narrow<T, V>(acc);
+    for (int i = 0; i < kCount; ++i) v[i] = silu<T>(v[i]);
 }
 
 // --- Channels in the vector ---
@@ -185,7 +184,8 @@ __global__ void __launch_bounds__(kThreads, 4) channel_last(const __grid_constan
 #pragma unroll
           for (int w = 0; w < W; ++w) acc[i] = fmaf(tap[w][i], window[(k + w) % W][i], acc[i]);
         }
-        store_packed<T, V>(out, finish<T, V>(acc, p.silu));
+        activate<T>(acc, p.silu);
+        store_packed<T, V>(out, narrow<T, V>(acc));
       }
     };
 #pragma unroll 1
@@ -210,7 +210,7 @@ struct Window {
   static constexpr int kWords = (W - 1 + kElements - 1) / kElements;  // with the inputs before
   static constexpr int kBefore = kWords * kElements;
   // What lane 0 needs from before the step, held by lane 31, which is below it when lanes rotate.
-  uint32_t before[kWords];
+  uint32_t before[kWords] = {};
   float v[kBefore + V];
 
   __device__ void set_before(const Vector<T>& vector) {
@@ -226,15 +226,13 @@ struct Window {
     }
     set_before(vector);
   }
-  __device__ Vector<T> outputs(const float (&tap)[W][1], float bias, bool activate) const {
-    float acc[V];
+  __device__ void sums(const float (&tap)[W][1], float bias, float* acc) const {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       acc[i] = bias;
 #pragma unroll
       for (int w = 0; w < W; ++w) acc[i] = fmaf(tap[w][0], v[kBefore - (W - 1) + i + w], acc[i]);
     }
-    return {finish<T, V>(acc, activate)};
   }
 };
 
@@ -254,30 +252,36 @@ __global__ void __launch_bounds__(kThreads, 6) channel_first(const __grid_consta
 
   float tap[W][1], bias[1];
   load_weights<T, 1, W>(task, c, tap, bias);
-  Vector<T> data{};
-  if (t0 > 0)
-    data.words = load_packed<T, V>(x - V);
-  else if (p.initial_states)
+  Window<T, W> window;
+  if (t0 > 0) {
+    window.set_before({load_packed<T, V>(x - V)});
+  } else if (p.initial_states) {
+    Vector<T> before{};
 #pragma unroll
     for (int w = 0; w < W - 1; ++w)
-      data.element[V - (W - 1) + w] = input<T>(p, {0, p.T, b, false}, b, c, w - (W - 1));
-  Window<T, W> window;
-  window.set_before(data);
+      before.element[V - (W - 1) + w] = input<T>(p, {0, p.T, b, false}, b, c, w - (W - 1));
+    window.set_before(before);
+  }
 
   x += lane * V;
   int left = int(rest < task.chunk ? rest : task.chunk);
 #pragma unroll 1
   for (; left >= 2 * kStep; left -= 2 * kStep, x += 2 * kStep, out += 2 * kStep) {
     const Vector<T> pair[2] = {{load_packed<T, V>(x)}, {load_packed<T, V>(x + kStep)}};
+    float acc[2 * V];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       window.advance(pair[i], lane);
-      store_packed<T, V>(out + i * kStep, window.outputs(tap, bias[0], p.silu).words);
+      window.sums(tap, bias[0], acc + i * V);
     }
+    activate<T>(acc, p.silu);
+    store_packed<T, V>(out, narrow<T, V>(acc));
+    store_packed<T, V>(out + kStep, narrow<T, V>(acc + V));
   }
 #pragma unroll 1
   for (; left > 0; left -= kStep, x += kStep, out += kStep) {
     const int mine = left - lane * V;
+    Vector<T> data;
     if (mine >= V) {
       data.words = load_packed<T, V>(x);
     } else {
@@ -285,7 +289,10 @@ __global__ void __launch_bounds__(kThreads, 6) channel_first(const __grid_consta
       for (int i = 0; i < V; ++i) data.element[i] = i < mine ? x[i] : T{};
     }
     window.advance(data, lane);
-    data = window.outputs(tap, bias[0], p.silu);
+    float acc[V];
+    window.sums(tap, bias[0], acc);
+    activate<T>(acc, p.silu);
+    data.words = narrow<T, V>(acc);
     if (mine >= V) {
       store_packed<T, V>(out, data.words);
     } else {
@@ -376,12 +383,16 @@ __global__ void __launch_bounds__(kThreads, 6)
 #pragma unroll
           for (int w = 0; w < W; ++w)
             sum[0] = fmaf(tap[w][0], widen(input<T>(p, own, b, c, s - (W - 1) + w)), sum[0]);
-          out[s] = own.padding ? T{} : finish<T, 1>(sum, p.silu);
+          activate<T>(sum, p.silu);
+          out[s] = own.padding ? T{} : narrow<T, 1>(sum);
         }
         continue;
       }
     }
-    data = window.outputs(tap, bias[0], p.silu);
+    float acc[V];
+    window.sums(tap, bias[0], acc);
+    activate<T>(acc, p.silu);
+    data.words = narrow<T, V>(acc);
     if (whole) {
       store_packed<T, V>(to, data.words);
     } else {
