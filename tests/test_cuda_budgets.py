@@ -264,13 +264,16 @@ SLICES: dict[str, Callable[[], Slice]] = {
     "ssd_scan, P80 N128": lambda: scan(256, 8, 80, 128),
     "ssd_scan, P32 N256": lambda: scan(256, 8, 32, 256),
 }
+GLOBAL = ("global_load", "global_store", "global_atomic", "cp_async_load", "bulk_load",
+          "bulk_store", "tma_load", "tma_store")  # fmt: skip
 SHARED = ("shared_load", "shared_store", "shared_atomic", "ldmatrix", "stmatrix", "cp_async",
           "wgmma", "bulk", "tma")  # fmt: skip
 
 
 class Cost(NamedTuple):
     instructions: float  # of a warp, for 32 units
-    sectors: float  # over those of the passes
+    sectors: float  # that L2 delivers and takes, over those of the passes
+    requests: float  # sectors of each warp instruction, the part that L1 has to serve: as above
     conflicts: float  # wavefronts over the least
     tensor: float  # operations over those of the tiling
 
@@ -286,6 +289,7 @@ def cost(name: str) -> Cost:
     return Cost(
         32 * total("warp_instructions") / part.units,
         32 * total("loaded_by_blocks", "stored_by_blocks") / part.pass_bytes,
+        32 * sum(c[g]["sectors"] for c in launches for g in GLOBAL) / part.pass_bytes,
         waves["actual"] / max(waves["minimal"], 1),
         tensor / part.tensor if part.tensor else 0.0,
     )
@@ -315,11 +319,30 @@ def test_slices(costs: dict[str, Cost]) -> None:
 # --- The gates can fail ---
 
 
-def test_a_dropped_pass_or_a_conflict_would_show() -> None:
-    wasteful = torch.randn(1, 64, 512).to(BF16)[..., ::2]  # 4 of 8 bytes of x are used
-    part = Slice(lambda: ops.rms_norm(wasteful[0], torch.ones(256)), 1.0, 1.0)
-    SLICES["wasteful"] = lambda: part
-    try:
-        assert cost("wasteful").sectors > 1.0
-    finally:
-        del SLICES["wasteful"]
+def test_less_than_a_kernel_takes_is_refused(
+    reached: dict[str, int], costs: dict[str, Cost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = next(iter(BUDGETS["kernels"].values()))
+    for budget, name, test in (
+        *((kernel, name, lambda: test_resources(reached)) for name in ("sm_80", "sm_90a")),
+        *((slice, "instructions", lambda: test_slices(costs)) for slice in BUDGETS["slices"].values()),
+        *((BUDGETS["limits"], name, lambda: test_slices(costs)) for name in BUDGETS["limits"]),
+    ):  # fmt: skip
+        with monkeypatch.context() as less:
+            less.setitem(budget, name, budget[name] / 2)
+            with pytest.raises(AssertionError, match="budget"):
+                test()
+
+
+def test_a_missing_instruction_or_kernel_is_refused(
+    reached: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = next(iter(BUDGETS["kernels"]))
+    with monkeypatch.context() as more:
+        more.setitem(BUDGETS["kernels"][name], "needs", ["no such instruction"])
+        with pytest.raises(AssertionError, match="has no no such instruction"):
+            test_tensor_instructions_are_there()
+    with pytest.raises(AssertionError, match="add a shape"):
+        test_the_grids_of_the_ops_reach_every_kernel(
+            {k: v for k, v in reached.items() if k != name}
+        )

@@ -22,9 +22,9 @@ constexpr int kThreads = 128;
 constexpr int kLanes = 32;
 constexpr int kWarps = kThreads / kLanes;
 constexpr int kMinRows = 8;
-constexpr int kMaxRows = 64;     // tokens of a channel-last chunk: W-1 rows read again cost 5%
-constexpr int kMaxSteps = 8;     // steps of a channel-first chunk
-constexpr int kBlocksPerSm = 4;  // chunks are halved until there are as many blocks
+constexpr int kMaxRows = 64;  // tokens of a channel-last chunk: W-1 rows read again cost 5%
+constexpr int kMinSteps = 2, kMaxSteps = 8;  // of a channel-first chunk
+constexpr int kBlocksPerSm = 4;              // chunks are halved until there are as many blocks
 
 struct Task {
   CausalConv1dParams p;
@@ -491,8 +491,8 @@ cudaError_t launch_conv(const CausalConv1dParams& p, cudaStream_t stream) {
   // Warps of a chunk, and tokens with a lead.
   const int64_t tiles = last ? divide_up(p.C, kLanes * (wide ? vector : 1)) : p.C;
   const int64_t tokens = last || wide ? p.T : p.T + vector - 1;
-  const int64_t shortest = last ? kMinRows : kLanes * vector;
-  int64_t chunk = last ? kMaxRows : kMaxSteps * shortest, chunks;
+  const int64_t shortest = last ? kMinRows : kMinSteps * kLanes * vector;
+  int64_t chunk = last ? kMaxRows : kMaxSteps * kLanes * vector, chunks;
   for (;; chunk /= 2) {
     chunks = divide_up(tokens, chunk);
     if (chunk == shortest || p.B * chunks * tiles >= int64_t(kBlocksPerSm) * sms * kWarps) break;

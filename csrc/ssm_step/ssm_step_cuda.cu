@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA kernel. Lanes in a group share a row of the state and hold 16 elements of it each where N
-// allows, so that sums over a row are a small part of the work; a group has kRows rows. The state is
+// The CUDA kernel. Lanes in a group share a row of the state and hold 16 elements of it each where it
+// is long, so that sums over a row are a small part of the work; a group has kRows rows. The state is
 // read once, 16 bytes a lane and access, stays in registers over all tokens, and is written once; B
 // and C serve all rows of a group. Bound by memory: 8 bytes an element of fp32 state.
 #include "core/cuda/launch.h"
@@ -13,6 +13,7 @@ namespace ww {
 namespace {
 
 constexpr int kThreads = 64;
+constexpr int kLaneElements = 16;  // of a row, a lane's most
 constexpr int kRows = 4;  // of a group: as many stores of a result as one instruction can make
 
 struct Task {
@@ -168,19 +169,18 @@ __global__ void __launch_bounds__(kThreads) ssm_step(const __grid_constant__ Tas
     if (r < count) rows[r].store(state + r * p.state_stride[2], part);
 }
 
-// --- Launch: by state dtype, whether rows do not start on 16 bytes, and elements a lane ---
+// --- Launch: by state dtype, whether rows do not start on 16 bytes, and whether they are long ---
 
-#define WW_SIZES(name, dtype, S, V, least)                            \
-  {                                                                   \
-    {"ssm_step", name, dtype, ssm_step<S, V, least>},                 \
-        {"ssm_step", name " x2", dtype, ssm_step<S, V, 2 * least>}, { \
-      "ssm_step", name " x4", dtype, ssm_step<S, V, 4 * least>        \
-    }                                                                 \
+#define WW_ROWS(name, dtype, S, V, least)                                \
+  {                                                                      \
+    {"ssm_step", "short rows" name, dtype, ssm_step<S, V, least>}, {     \
+      "ssm_step", "long rows" name, dtype, ssm_step<S, V, kLaneElements> \
+    }                                                                    \
   }
-#define WW_STATE(dtype, S) \
-  {WW_SIZES("step", dtype, S, kVector<S>, kVector<S>), WW_SIZES("step, unaligned", dtype, S, 1, 8)}
+#define WW_STATE(dtype, S)                                                                \
+  {WW_ROWS("", dtype, S, kVector<S>, kVector<S>), WW_ROWS(", unaligned", dtype, S, 1, 8)}
 
-const CudaKernel<Task> kKernels[3][2][3] = {
+const CudaKernel<Task> kKernels[3][2][2] = {
     WW_STATE("float32", float), WW_STATE("bfloat16", bf16_t), WW_STATE("float16", f16_t)};
 
 bool is_wide(const SsmStepParams& p, int64_t vector) {
@@ -217,12 +217,12 @@ WW_EXPORT int ww_ssm_step(const ww::SsmStepParams* params, void* stream) {
   const int64_t vector = p.state_dtype == DType::f32 ? kVector<float> : kVector<bf16_t>;
   const bool wide = is_wide(p, vector);
   const int64_t least = wide ? vector : 8;
-  int lane_bits = 2, size = 0;
-  while (lane_bits < 5 && (16 << lane_bits) < p.N) ++lane_bits;
-  while (size < 3 && (least << size << lane_bits) < p.N) ++size;
-  if (size == 3) return unsupported("a state of more than 512 elements a row (1024 in 16 bits)");
+  int lane_bits = 2;
+  while ((kLaneElements << lane_bits) < p.N && lane_bits < 5) ++lane_bits;
+  if ((kLaneElements << lane_bits) < p.N) return unsupported("a state of more than 512 columns");
+  const bool is_long = (least << lane_bits) < p.N;
   const int64_t rows = (kThreads >> lane_bits) * kRows, tiles = (p.P + rows - 1) / rows;
-  return kKernels[int(p.state_dtype)][!wide][size].launch(
+  return kKernels[int(p.state_dtype)][!wide][is_long].launch(
       tiles * p.B * p.H, kThreads, static_cast<cudaStream_t>(stream),
       {p, lane_bits, uint32_t(tiles), wide && inputs_are_packed(p, vector)});
 }
