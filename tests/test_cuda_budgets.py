@@ -48,24 +48,32 @@ class Row(ctypes.Structure):  # csrc/core/cuda/api.h
     )
 
 
+class Compiled(NamedTuple):
+    name: str  # in cuda_budgets.toml
+    text: str  # the PTX that the device takes
+
+
 @cache
-def kernels() -> dict[str, str]:
-    """The name in cuda_budgets.toml of each kernel, by its symbol."""
-    with targets.simulated("A100"):
+def kernels(arch: str) -> dict[str, Compiled]:
+    """By symbol, those that the device can run."""
+    ptx = simulator().c.ptxsim_ptx
+    with targets.simulated(DEVICES[arch]):
         library = ctypes.CDLL(str(build.warpweave()))
         rows = (Row * library.ww_kernels(None, 0))()
         library.ww_kernels(rows, len(rows))
-    names = {r.symbol.decode(): b", ".join((r.op, r.variant, r.dtypes)).decode() for r in rows}
-    assert len(names) == len(set(names.values())) == len(rows), "two rows of a name or a kernel"
-    return names
+        found = {
+            r.symbol.decode(): Compiled(
+                b", ".join((r.op, r.variant, r.dtypes)).decode(), ptx(r.symbol).decode()
+            )
+            for r in rows
+            if r.arch
+        }
+    assert len({k.name for k in found.values()}) == len(found), "two rows of a name"
+    return found
 
 
-def texts(arch: str) -> dict[str, str]:
-    """The PTX that the device takes for each kernel."""
-    sim = simulator()
-    with targets.simulated(DEVICES[arch]):
-        ctypes.CDLL(str(build.warpweave()))
-        return {symbol: sim.c.ptxsim_ptx(symbol.encode()).decode() for symbol in kernels()}
+def names(*archs: str) -> set[str]:
+    return {kernel.name for arch in archs for kernel in kernels(arch).values()}
 
 
 def show(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
@@ -100,13 +108,13 @@ def reached() -> dict[str, int]:
             with targets.simulated("A100", check_races=0, check_unwritten=0):
                 tests.check(getattr(ops, op), dtype)
                 for launch in simulator().counters():
-                    name = kernels()[launch["symbol"]]
+                    name = kernels("sm_80")[launch["symbol"]].name
                     shared[name] = max(shared.get(name, 0), launch["shared_bytes"])
     return shared
 
 
 def test_the_grids_of_the_ops_reach_every_kernel(reached: dict[str, int]) -> None:
-    missing = sorted(set(kernels().values()) - set(reached))
+    missing = sorted(names("sm_80") - set(reached))
     assert not missing, "add a shape to SHAPES of the op's tests for:\n" + "\n".join(missing)
 
 
@@ -114,16 +122,16 @@ def test_the_grids_of_the_ops_reach_every_kernel(reached: dict[str, int]) -> Non
 
 
 def test_every_kernel_has_one_budget() -> None:
-    assert sorted(BUDGETS["kernels"]) == sorted(kernels().values())
+    assert set(BUDGETS["kernels"]) == names(*DEVICES)
     assert set(BUDGETS["spills"]) <= set(BUDGETS["kernels"])
 
 
 def test_resources(reached: dict[str, int]) -> None:
     rows, broken = [], []
     for arch in DEVICES:
-        compiled = {t: build.resources(t, arch) for t in set(texts(arch).values())}
-        for symbol, text in texts(arch).items():
-            name, found = kernels()[symbol], compiled[text][symbol]
+        compiled = {t: build.resources(t, arch) for t in {k.text for k in kernels(arch).values()}}
+        for symbol, (name, text) in kernels(arch).items():
+            found = compiled[text][symbol]
             budget, spills = BUDGETS["kernels"][name], BUDGETS["spills"].get(name, {})
             dynamic = max(reached.get(name, 0) - found.shared, 0)
             rows.append((name, arch, found.registers, found.spilled, found.shared, dynamic))
@@ -143,12 +151,13 @@ def test_resources(reached: dict[str, int]) -> None:
 def test_tensor_instructions_are_there() -> None:
     broken = []
     for arch in DEVICES:
-        for symbol, text in texts(arch).items():
+        for symbol, (name, text) in kernels(arch).items():
             body = re.split(r"\.entry\s+", text.partition(f".entry {symbol}(")[2])[0]
-            budget = BUDGETS["kernels"][kernels()[symbol]]
-            for word in budget.get(f"needs_{arch}", budget.get("needs", ())):
-                if word not in body:
-                    broken.append(f"{kernels()[symbol]} on {arch} has no {word}")
+            broken += [
+                f"{name} on {arch} has no {word}"
+                for word in BUDGETS["kernels"][name].get("needs", ())
+                if word not in body
+            ]
     assert not broken, "\n".join(broken)
 
 

@@ -236,7 +236,7 @@ struct Window {
   }
 };
 
-// Rows of one sequence that start on 16 bytes.
+// Rows of one sequence and whole vectors.
 template <typename T, int W>
 __global__ void __launch_bounds__(kThreads, 6) channel_first(const __grid_constant__ Task task) {
   constexpr int V = kVector<T>, kStep = kLanes * V;
@@ -280,26 +280,12 @@ __global__ void __launch_bounds__(kThreads, 6) channel_first(const __grid_consta
   }
 #pragma unroll 1
   for (; left > 0; left -= kStep, x += kStep, out += kStep) {
-    const int mine = left - lane * V;
-    Vector<T> data;
-    if (mine >= V) {
-      data.words = load_packed<T, V>(x);
-    } else {
-#pragma unroll
-      for (int i = 0; i < V; ++i) data.element[i] = i < mine ? x[i] : T{};
-    }
-    window.advance(data, lane);
+    const bool is_mine = lane * V < left;
+    window.advance({is_mine ? load_packed<T, V>(x) : Packed<T, V>{}}, lane);
     float acc[V];
     window.sums(tap, bias[0], acc);
     activate<T>(acc, p.silu);
-    data.words = narrow<T, V>(acc);
-    if (mine >= V) {
-      store_packed<T, V>(out, data.words);
-    } else {
-#pragma unroll
-      for (int i = 0; i < V; ++i)
-        if (i < mine) out[i] = data.element[i];
-    }
+    if (is_mine) store_packed<T, V>(out, narrow<T, V>(acc));
   }
 }
 
@@ -468,7 +454,7 @@ bool is_wide(const CausalConv1dParams& p, bool channel_last, int64_t vector) {
   for (int64_t stride : {p.x_stride_b, channel_last ? p.x_stride_t : p.x_stride_c, p.out_stride_b,
                          channel_last ? p.out_stride_t : p.out_stride_c})
     if (stride % vector) return false;
-  return !channel_last || p.C % vector == 0;
+  return (channel_last ? p.C : p.T) % vector == 0;
 }
 
 bool weights_are_packed(const CausalConv1dParams& p) {

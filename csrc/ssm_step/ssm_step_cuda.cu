@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads) ssm_step(const __grid_constant__ Tas
     }                                                                    \
   }
 #define WW_STATE(dtype, S)                                                                \
-  {WW_ROWS("", dtype, S, kVector<S>, kVector<S>), WW_ROWS(", unaligned", dtype, S, 1, 8)}
+  {WW_ROWS("", dtype, S, kVector<S>, kVector<S>), WW_ROWS(", unaligned", dtype, S, 1, 4)}
 
 const CudaKernel<Task> kKernels[3][2][2] = {
     WW_STATE("float32", float), WW_STATE("bfloat16", bf16_t), WW_STATE("float16", f16_t)};
@@ -216,7 +216,7 @@ WW_EXPORT int ww_ssm_step(const ww::SsmStepParams* params, void* stream) {
   if (p.B == 0 || p.T == 0 || p.H == 0 || p.P == 0) return cudaSuccess;
   const int64_t vector = p.state_dtype == DType::f32 ? kVector<float> : kVector<bf16_t>;
   const bool wide = is_wide(p, vector);
-  const int64_t least = wide ? vector : 8;
+  const int64_t least = wide ? vector : 4;
   int lane_bits = 2;
   while ((kLaneElements << lane_bits) < p.N && lane_bits < 5) ++lane_bits;
   if ((kLaneElements << lane_bits) < p.N) return unsupported("a state of more than 512 columns");
