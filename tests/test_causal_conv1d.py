@@ -23,7 +23,8 @@ from warpweave import testing as kit
 
 OP = "causal_conv1d"
 BF16, F32 = torch.bfloat16, torch.float32
-# B, C, T, W: around the token group of 8, the tiles of 256 and every width
+# B, C, T, W: around the token group of 8, the tiles of 256 and every width; channel-last, then
+# channel-first, in turn
 SHAPES: list[tuple[int, ...]] = [
     (2, 5, 300, 4),
     (1, 300, 9, 4),
@@ -36,6 +37,14 @@ SHAPES: list[tuple[int, ...]] = [
     (0, 4, 8, 4),
     (2, 0, 8, 4),
     (2, 4, 0, 4),
+    (1, 3, 600, 4),
+    (2, 16, 21, 4),
+    (1, 2, 536, 3),
+    (1, 8, 15, 3),
+    (1, 2, 520, 2),
+    (1, 24, 9, 2),
+    (1, 2, 9, 2),
+    (1, 5, 9, 2),
 ]
 
 

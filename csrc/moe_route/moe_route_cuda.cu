@@ -19,7 +19,17 @@ constexpr int kChooseWarps = 4;
 template <int kLaneRows, int kLaneExperts, int kDepth>
 struct Shape {
   static constexpr int kRows = 4 * kLaneRows, kExperts = 8 * kLaneExperts;
-  static constexpr int kFloats = (kRows + kExperts) * kDepth;  // staged by a warp
+  static constexpr int kStride = kRows + kExperts;
+  // Eights of k start in other banks, for the lanes that store them at the same time.
+  static constexpr int kFloats = (kStride + (kDepth > 8)) * kDepth;  // staged by a warp
+  __device__ static int staged(int k, int r) { return k * kStride + (kDepth > 8) * (k & ~7) + r; }
+
+  // Experts of a lane, in pieces that are one access: those of 8 lanes are neighbours.
+  static constexpr int kPiece = kLaneExperts < 4 ? kLaneExperts : 4;
+  struct alignas(kPiece * 4) Piece { float v[kPiece]; };
+  __device__ static int expert(int lane, int j) {
+    return j / kPiece * 8 * kPiece + lane % 8 * kPiece + j % kPiece;
+  }
 };
 
 // Eight elements from k on, zero past `end`.
@@ -44,9 +54,8 @@ __global__ void __launch_bounds__(kSlices * 32)
   const int64_t e0 = int64_t(blockIdx.x) * S::kExperts, m0 = int64_t(blockIdx.y) * S::kRows;
   const int64_t length = (p.d + kSlices * 8 - 1) / (kSlices * 8) * 8;
   const int64_t end = (slice + 1) * length < p.d ? (slice + 1) * length : p.d;
-  float (*staged)[S::kRows + S::kExperts] =
-      reinterpret_cast<float (*)[S::kRows + S::kExperts]>(memory + slice * S::kFloats);
-  const int row = lane / 8 * kLaneRows, expert = S::kRows + lane % 8 * kLaneExperts;
+  float* const staged = memory + slice * S::kFloats;
+  const int row = lane / 8 * kLaneRows;
   const bool wide_x = (reinterpret_cast<uintptr_t>(p.x) | p.x_stride * sizeof(X)) % 16 == 0;
   const bool wide_w =
       (reinterpret_cast<uintptr_t>(p.weight) | p.weight_stride * sizeof(W)) % 16 == 0;
@@ -67,16 +76,19 @@ __global__ void __launch_bounds__(kSlices * 32)
                    end, wide_w, v);
       }
 #pragma unroll
-      for (int j = 0; j < 8; ++j) staged[k + j][r] = v[j];
+      for (int j = 0; j < 8; ++j) staged[S::staged(k + j, r)] = v[j];
     }
     __syncwarp();
 #pragma unroll 8
     for (int k = 0; k < kDepth; ++k) {
-      float x[kLaneRows], w[kLaneExperts];
+      float x[kLaneRows];
+      alignas(16) float w[kLaneExperts];
 #pragma unroll
-      for (int i = 0; i < kLaneRows; ++i) x[i] = staged[k][row + i];
+      for (int i = 0; i < kLaneRows; ++i) x[i] = staged[S::staged(k, row + i)];
 #pragma unroll
-      for (int j = 0; j < kLaneExperts; ++j) w[j] = staged[k][expert + j];
+      for (int j = 0; j < kLaneExperts; j += S::kPiece)
+        *reinterpret_cast<typename S::Piece*>(w + j) = *reinterpret_cast<const typename S::Piece*>(
+            &staged[S::staged(k, S::kRows + S::expert(lane, j))]);
 #pragma unroll
       for (int i = 0; i < kLaneRows; ++i)
 #pragma unroll
@@ -92,9 +104,13 @@ __global__ void __launch_bounds__(kSlices * 32)
 #pragma unroll
     for (int i = 0; i < kLaneRows; ++i)
 #pragma unroll
-      for (int j = 0; j < kLaneExperts; ++j) {
-        float& s = sum[row + i][lane % 8 * kLaneExperts + j];
-        s = turn == 0 ? acc[i][j] : s + acc[i][j];
+      for (int j = 0; j < kLaneExperts; j += S::kPiece) {
+        auto& s = *reinterpret_cast<typename S::Piece*>(&sum[row + i][S::expert(lane, j)]);
+        typename S::Piece v = s;
+#pragma unroll
+        for (int n = 0; n < S::kPiece; ++n)
+          v.v[n] = turn == 0 ? acc[i][j + n] : v.v[n] + acc[i][j + n];
+        s = v;
       }
   }
   __syncthreads();

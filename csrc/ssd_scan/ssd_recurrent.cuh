@@ -14,7 +14,7 @@ namespace ww {
 
 struct RecurrentTask {
   SsdScanParams p;
-  int lanes;       // of a group, a power of two
+  int lanes;       // of a group, a power of two; 32 for the kernels of more than 4 elements
   uint32_t tiles;  // of P, a block each
 };
 
@@ -47,7 +47,9 @@ __global__ void __launch_bounds__(kRecurrentThreads)
   const uint32_t heads = uint32_t(p.H), unit = blockIdx.x / task.tiles;
   const int64_t tile = blockIdx.x % task.tiles, row = unit / heads, h = unit % heads;
   const int64_t g = uint32_t(h) / (heads / uint32_t(p.G));
-  const int lanes = task.lanes, lane = threadIdx.x % lanes, group = threadIdx.x / lanes;
+  // Where a lane has many elements of a row, a warp has one: places become constants.
+  const int lanes = kElements > 4 ? 32 : task.lanes;
+  const int lane = threadIdx.x % lanes, group = threadIdx.x / lanes, N = int(p.N);
   const int64_t p0 = (tile * (kRecurrentThreads / lanes) + group) * kRows;
   const TokenRow tokens = token_row(p, row);
   const int64_t b = tokens.batch;
@@ -58,8 +60,8 @@ __global__ void __launch_bounds__(kRecurrentThreads)
   for (int r = 0; r < kRows; ++r)
 #pragma unroll
     for (int k = 0; k < kElements; ++k) {
-      const int64_t n = lane + int64_t(k) * lanes;
-      if (p.initial_states && p0 + r < p.P && n < p.N)
+      const int n = lane + k * lanes;
+      if (p.initial_states && p0 + r < p.P && n < N)
         state[r][k].high = p.initial_states[(states + p0 + r) * p.N + n];
     }
   // Lane r of a group has the inputs and the result of its row r.
@@ -98,10 +100,9 @@ __global__ void __launch_bounds__(kRecurrentThreads)
     float B[kElements], C[kElements];
 #pragma unroll
     for (int k = 0; k < kElements; ++k) {
-      const int64_t n = lane + int64_t(k) * lanes;
-      B[k] =
-          n < p.N ? input(p.B_, b * p.B_stride_b + t * p.B_stride_t + g * p.B_stride_g + n) : 0.f;
-      C[k] = n < p.N ? input(p.C, b * p.C_stride_b + t * p.C_stride_t + g * p.C_stride_g + n) : 0.f;
+      const int n = lane + k * lanes;
+      B[k] = n < N ? input(p.B_, b * p.B_stride_b + t * p.B_stride_t + g * p.B_stride_g + n) : 0.f;
+      C[k] = n < N ? input(p.C, b * p.C_stride_b + t * p.C_stride_t + g * p.C_stride_g + n) : 0.f;
     }
     float y = 0.f;
 #pragma unroll
@@ -127,8 +128,8 @@ __global__ void __launch_bounds__(kRecurrentThreads)
   for (int r = 0; r < kRows; ++r)
 #pragma unroll
     for (int k = 0; k < kElements; ++k) {
-      const int64_t n = lane + int64_t(k) * lanes;
-      if (p0 + r < p.P && n < p.N) p.final_states[(states + p0 + r) * p.N + n] = state[r][k].high;
+      const int n = lane + k * lanes;
+      if (p0 + r < p.P && n < N) p.final_states[(states + p0 + r) * p.N + n] = state[r][k].high;
     }
 }
 

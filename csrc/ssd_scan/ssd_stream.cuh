@@ -87,7 +87,7 @@ struct Stream {
   const SsdScanParams& p;
   Small& small;
   uint32_t memory;              // X, B; then C
-  int64_t b, h, p0;
+  uint32_t b, h, p0;
   const bf16_t *x, *B, *C, *z;  // token 0 of the row, and of out
   bf16_t* out;
   int lane, warp;
@@ -173,7 +173,9 @@ struct Stream {
           uint4 words = {};
           bf16_t element[8];
         } eight;
-        for (int j = 0; exists && j < 8; ++j) eight.element[j] = from[j];
+#pragma unroll
+        for (int j = 0; j < 8; ++j)
+          if (exists) eight.element[j] = from[j];
         ptx::store_shared(to + R::place(row, piece), eight.words);
       }
     }
@@ -449,6 +451,7 @@ struct Stream {
   template <bool kOutputs>
   __device__ void recur(const Chunk& c, const Decays& d, int buffer) {
     const int quad = lane % 4, row = lane / 4;
+#pragma unroll 1
     for (int i = 0; i < c.length; ++i) {
       const float decay = exp2f(d.step[i] * A);
       const int64_t t = c.t + i;
@@ -463,7 +466,7 @@ struct Stream {
           widen_word<bf16_t>(
               ptx::load_shared(x_at(buffer) + RowsX::place(i, column / 8) + column % 8 / 2 * 4),
               pair);
-          in[half] = d.step[i] * pair[column % 2];
+          in[half] = d.step[i] * (row % 2 ? pair[1] : pair[0]);
         }
 #pragma unroll
         for (int n = 0; n < kTilesN; ++n) {
@@ -664,17 +667,16 @@ __global__ void __launch_bounds__(128) ssd_stream(const __grid_constant__ Stream
   const auto place = [&](uint32_t of) {
     return (int64_t(of) * task.units + unit) * kFours * S::kThreads + threadIdx.x;
   };
-  const auto load_handed = [&](float4(&from)[kFours]) {
+  const auto wait_for_handed = [&] {
     if (threadIdx.x == 0)
       while (ptx::load_acquire(&task.ready[int64_t(segment - 1) * task.units + unit]) == 0) {
       }
     __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kFours; ++i) from[i] = handed[place(segment - 1) + i * S::kThreads];
+    return handed + place(segment - 1);
   };
 
   if (!is_last) {
-    float decay;
+    float decay = 0.f;
     if (segment == 0) {
       set_initial();
       s.has_state = p.initial_states;
@@ -685,15 +687,16 @@ __global__ void __launch_bounds__(128) ssd_stream(const __grid_constant__ Stream
       decay = s.template run<false>(begin, end);
     }
     float4* to = handed + place(segment);
-    float4 from[kFours];
-    if (segment > 0) load_handed(from);
+    const float4* from = segment > 0 ? wait_for_handed() : nullptr;
 #pragma unroll
     for (int i = 0; i < kFours; ++i) {
       const float* local = s.state[i / S::kTilesN][i % S::kTilesN];
       float4 sum{local[0], local[1], local[2], local[3]};
-      if (segment > 0 && decay != 0.f)
-        sum = {fmaf(decay, from[i].x, sum.x), fmaf(decay, from[i].y, sum.y),
-               fmaf(decay, from[i].z, sum.z), fmaf(decay, from[i].w, sum.w)};
+      if (decay != 0.f) {
+        const float4 v = from[i * S::kThreads];
+        sum = {fmaf(decay, v.x, sum.x), fmaf(decay, v.y, sum.y), fmaf(decay, v.z, sum.z),
+               fmaf(decay, v.w, sum.w)};
+      }
       to[i * S::kThreads] = sum;
     }
     __threadfence();
@@ -703,12 +706,12 @@ __global__ void __launch_bounds__(128) ssd_stream(const __grid_constant__ Stream
   if (segment == 0) {
     set_initial();
   } else {
-    float4 from[kFours];
-    load_handed(from);
+    const float4* from = wait_for_handed();
 #pragma unroll
     for (int i = 0; i < kFours; ++i) {
       float* local = s.state[i / S::kTilesN][i % S::kTilesN];
-      local[0] = from[i].x, local[1] = from[i].y, local[2] = from[i].z, local[3] = from[i].w;
+      const float4 v = from[i * S::kThreads];
+      local[0] = v.x, local[1] = v.y, local[2] = v.z, local[3] = v.w;
     }
   }
   s.has_state = p.initial_states || segment > 0;

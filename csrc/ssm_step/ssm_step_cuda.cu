@@ -1,55 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA kernel. Lanes in a group, a power of two that just spans N, share a row of the state and
-// hold kElements of it each; a warp has several groups, a group kRows rows. The state is read once,
-// 16 bytes a lane and access, stays in registers over all tokens, and is written once; B and C are
-// read once a warp and serve all of its rows. Bound by memory: 8 bytes an element of fp32 state.
+// The CUDA kernel. Lanes in a group share a row of the state and hold 16 elements of it each where it
+// is long, so that sums over a row are a small part of the work; a group has kRows rows. The state is
+// read once, 16 bytes a lane and access, stays in registers over all tokens, and is written once; B
+// and C serve all rows of a group. Bound by memory: 8 bytes an element of fp32 state.
 #include "core/cuda/launch.h"
 #include "core/cuda/math.cuh"
 #include "ssm_step/ssm_step.h"
 
+#include <type_traits>
+
 namespace ww {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 64;
+constexpr int kLaneElements = 16;  // of a row, a lane's most
 constexpr int kRows = 4;  // of a group: as many stores of a result as one instruction can make
 
 struct Task {
   SsmStepParams p;
-  int lanes;       // of a group
-  uint32_t tiles;  // of P, a block each; 64-bit divisions would be calls
+  int lane_bits;       // of a group: it has 2^lane_bits lanes
+  uint32_t tiles;      // of P, a block each; 64-bit divisions would be calls
+  bool packed_inputs;  // B and C are vectors where the state is
+};
+
+// The part of a row that a lane holds: vectors of V elements, and where they are in memory.
+struct Part {
+  int vectors;     // that exist
+  int64_t offset;  // of the first, in elements
+  int64_t step;    // from one to the next
+
+  __device__ Part(int64_t stride, int N, int V, int lane, int lane_bits)
+      : vectors((N / V + (1 << lane_bits) - 1 - lane) >> lane_bits),
+        offset(lane * V * stride),
+        step((V * stride) << lane_bits) {}
 };
 
 template <typename S, int V, int kElements>
 struct Row {
   float v[kElements];
 
-  __device__ void load(const S* s, int64_t stride, int64_t count, int lane, int lanes) {
+  __device__ void load(const S* s, Part part, bool exists) {
 #pragma unroll
-    for (int k = 0; k < kElements / V; ++k) {
-      const int64_t i = (lane + int64_t(k) * lanes) * V;
-      if (i < count)
-        widen<S>(load_packed<S, V>(s + i * stride), v + k * V);
+    for (int k = 0; k < kElements / V; ++k)
+      if (exists && k < part.vectors)
+        load_widened<S, V, V>(s + part.offset + k * part.step, v + k * V);
       else
 #pragma unroll
         for (int j = 0; j < V; ++j) v[k * V + j] = 0.f;
-    }
   }
-  __device__ void store(S* s, int64_t stride, int64_t count, int lane, int lanes) const {
+  __device__ void store(S* s, Part part) const {
 #pragma unroll
-    for (int k = 0; k < kElements / V; ++k) {
-      const int64_t i = (lane + int64_t(k) * lanes) * V;
-      if (i < count) store_packed<S, V>(s + i * stride, narrow<S, V>(v + k * V));
-    }
+    for (int k = 0; k < kElements / V; ++k)
+      if (k < part.vectors)
+        store_packed<S, V>(s + part.offset + k * part.step, narrow<S, V>(v + k * V));
   }
 };
 
-template <int V, int kElements>
-__device__ inline void load_inputs(const void* base, DType dtype, int64_t first, int64_t stride,
-                                   int64_t count, int lane, int lanes, float* v) {
+// B or C of a token, for the elements that a lane holds of the state.
+template <typename U, int V, int kElements>
+__device__ inline void load_inputs(const U* u, int64_t stride, Part part, bool packed, float* v) {
+  constexpr int kWide = V < kVector<U> ? V : kVector<U>;
 #pragma unroll
-  for (int k = 0; k < kElements; ++k) {
-    const int64_t i = (lane + int64_t(k / V) * lanes) * V + k % V;
-    v[k] = i < count ? load_param(base, dtype, first + i * stride) : 0.f;
+  for (int k = 0; k < kElements; k += V) {
+    const U* at = u + part.offset + k / V * part.step;
+    if (k / V >= part.vectors)
+#pragma unroll
+      for (int j = 0; j < V; ++j) v[k + j] = 0.f;
+    else if (packed)
+      load_widened<U, kWide, V>(at, v + k);
+    else
+#pragma unroll
+      for (int j = 0; j < V; ++j) v[k + j] = widen(at[j * stride]);
   }
 }
 
@@ -59,20 +80,21 @@ __global__ void __launch_bounds__(kThreads) ssm_step(const __grid_constant__ Tas
   const uint32_t heads = uint32_t(p.H), head = blockIdx.x / task.tiles;
   const int64_t tile = blockIdx.x % task.tiles, b = head / heads, h = head % heads;
   const int64_t g = uint32_t(h) / (heads / uint32_t(p.G));
-  const int lanes = task.lanes, lane = threadIdx.x % lanes, group = threadIdx.x / lanes;
-  const int64_t row = (tile * (kThreads / lanes) + group) * kRows;
+  const int lanes = 1 << task.lane_bits, lane = threadIdx.x & (lanes - 1);
+  const int group = threadIdx.x >> task.lane_bits;
+  const int64_t row = (tile * (kThreads >> task.lane_bits) + group) * kRows;
   const int64_t slot = p.state_indices ? p.state_indices[b] : b;
   // A slot that is not there would be an access outside of the state.
   const bool is_padding = slot < 0 || slot >= p.slots;
 
-  S* state[kRows];
+  const int N = int(p.N), count = int(p.P - row < kRows ? p.P - row : kRows);
+  const Part part(V > 1 ? 1 : p.state_stride[3], N, V, lane, task.lane_bits);
+  S* state = static_cast<S*>(p.state) + slot * p.state_stride[0] + h * p.state_stride[1] +
+             row * p.state_stride[2];
   Row<S, V, kElements> rows[kRows];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    state[r] = static_cast<S*>(p.state) + slot * p.state_stride[0] + h * p.state_stride[1] +
-               (row + r) * p.state_stride[2];
-    rows[r].load(state[r], p.state_stride[3], row + r < p.P && !is_padding ? p.N : 0, lane, lanes);
-  }
+  for (int r = 0; r < kRows; ++r)
+    rows[r].load(state + r * p.state_stride[2], part, r < count && !is_padding);
 
   const float A = load_param(p.A, p.A_dtype, h * p.A_stride);
   const float bias = p.dt_bias ? load_param(p.dt_bias, p.dt_bias_dtype, h * p.dt_bias_stride) : 0.f;
@@ -98,12 +120,23 @@ __global__ void __launch_bounds__(kThreads) ssm_step(const __grid_constant__ Tas
                                           own * p.x_stride[3])
                          : 0.f;
     float B[kElements], C[kElements];
-    load_inputs<V, kElements>(p.Bm, p.dtype,
-                              b * p.Bm_stride[0] + t * p.Bm_stride[1] + g * p.Bm_stride[2],
-                              p.Bm_stride[3], p.N, lane, lanes, B);
-    load_inputs<V, kElements>(p.Cm, p.dtype,
-                              b * p.Cm_stride[0] + t * p.Cm_stride[1] + g * p.Cm_stride[2],
-                              p.Cm_stride[3], p.N, lane, lanes, C);
+    const auto load = [&](const auto* type, const void* base, const int64_t* stride, float* v) {
+      using U = std::remove_cv_t<std::remove_pointer_t<decltype(type)>>;
+      const Part inputs(stride[3], N, V, lane, task.lane_bits);
+      load_inputs<U, V, kElements>(
+          static_cast<const U*>(base) + b * stride[0] + t * stride[1] + g * stride[2], stride[3],
+          inputs, task.packed_inputs, v);
+    };
+    const auto load_both = [&](const auto* type) {
+      load(type, p.Bm, p.Bm_stride, B);
+      load(type, p.Cm, p.Cm_stride, C);
+    };
+    if (p.dtype == DType::f32)
+      load_both(static_cast<const float*>(nullptr));
+    else if (p.dtype == DType::bf16)
+      load_both(static_cast<const bf16_t*>(nullptr));
+    else
+      load_both(static_cast<const f16_t*>(nullptr));
     float y = 0.f;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -116,11 +149,11 @@ __global__ void __launch_bounds__(kThreads) ssm_step(const __grid_constant__ Tas
       }
       for (int away = lanes / 2; away > 0; away /= 2) sum += __shfl_xor_sync(~0u, sum, away);
       if (lane == r) y = sum;
-      if (p.intermediate && row + r < p.P)
+      if (p.intermediate && r < count)
         rows[r].store(static_cast<S*>(p.intermediate) + b * p.intermediate_stride[0] +
                           t * p.intermediate_stride[1] + h * p.intermediate_stride[2] +
                           (row + r) * p.intermediate_stride[3],
-                      p.intermediate_stride[4], p.N, lane, lanes);
+                      Part(V > 1 ? 1 : p.intermediate_stride[4], N, V, lane, task.lane_bits));
     }
     if (!owns) continue;
     y = fmaf(D, x, y);
@@ -133,22 +166,21 @@ __global__ void __launch_bounds__(kThreads) ssm_step(const __grid_constant__ Tas
   if (is_padding) return;
 #pragma unroll
   for (int r = 0; r < kRows; ++r)
-    if (row + r < p.P) rows[r].store(state[r], p.state_stride[3], p.N, lane, lanes);
+    if (r < count) rows[r].store(state + r * p.state_stride[2], part);
 }
 
-// --- Launch: by state dtype, whether rows do not start on 16 bytes, and elements a lane ---
+// --- Launch: by state dtype, whether rows do not start on 16 bytes, and whether they are long ---
 
-#define WW_SIZES(name, dtype, S, V, least)                            \
-  {                                                                   \
-    {"ssm_step", name, dtype, ssm_step<S, V, least>},                 \
-        {"ssm_step", name " x2", dtype, ssm_step<S, V, 2 * least>}, { \
-      "ssm_step", name " x4", dtype, ssm_step<S, V, 4 * least>        \
-    }                                                                 \
+#define WW_ROWS(name, dtype, S, V, least)                                \
+  {                                                                      \
+    {"ssm_step", "short rows" name, dtype, ssm_step<S, V, least>}, {     \
+      "ssm_step", "long rows" name, dtype, ssm_step<S, V, kLaneElements> \
+    }                                                                    \
   }
-#define WW_STATE(dtype, S) \
-  {WW_SIZES("step", dtype, S, kVector<S>, kVector<S>), WW_SIZES("step, unaligned", dtype, S, 1, 8)}
+#define WW_STATE(dtype, S)                                                                \
+  {WW_ROWS("", dtype, S, kVector<S>, kVector<S>), WW_ROWS(", unaligned", dtype, S, 1, 4)}
 
-const CudaKernel<Task> kKernels[3][2][3] = {
+const CudaKernel<Task> kKernels[3][2][2] = {
     WW_STATE("float32", float), WW_STATE("bfloat16", bf16_t), WW_STATE("float16", f16_t)};
 
 bool is_wide(const SsmStepParams& p, int64_t vector) {
@@ -163,6 +195,18 @@ bool is_wide(const SsmStepParams& p, int64_t vector) {
   return p.intermediate_stride[4] == 1;
 }
 
+// B and C of a lane are vectors: of 16 bytes or what V of their elements are, if that is less.
+bool inputs_are_packed(const SsmStepParams& p, int64_t V) {
+  const int64_t vector = p.dtype == DType::f32 || V == kVector<float> ? kVector<float> : V;
+  const int64_t bytes = vector * (p.dtype == DType::f32 ? 4 : 2);
+  for (const void* base : {p.Bm, p.Cm})
+    if (reinterpret_cast<uintptr_t>(base) % bytes) return false;
+  for (const int64_t* stride : {p.Bm_stride, p.Cm_stride})
+    if (stride[3] != 1 || stride[0] % vector || stride[1] % vector || stride[2] % vector)
+      return false;
+  return true;
+}
+
 }  // namespace
 }  // namespace ww
 
@@ -172,13 +216,13 @@ WW_EXPORT int ww_ssm_step(const ww::SsmStepParams* params, void* stream) {
   if (p.B == 0 || p.T == 0 || p.H == 0 || p.P == 0) return cudaSuccess;
   const int64_t vector = p.state_dtype == DType::f32 ? kVector<float> : kVector<bf16_t>;
   const bool wide = is_wide(p, vector);
-  const int64_t least = wide ? vector : 8;
-  int lanes = kRows;
-  while (lanes < 32 && lanes * least < p.N) lanes *= 2;
-  int size = 0;
-  while (size < 3 && lanes * (least << size) < p.N) ++size;
-  if (size == 3) return unsupported("a state of more than 512 elements a row (1024 in 16 bits)");
-  const int64_t rows = kThreads / lanes * kRows, tiles = (p.P + rows - 1) / rows;
-  return kKernels[int(p.state_dtype)][!wide][size].launch(
-      tiles * p.B * p.H, kThreads, static_cast<cudaStream_t>(stream), {p, lanes, uint32_t(tiles)});
+  const int64_t least = wide ? vector : 4;
+  int lane_bits = 2;
+  while ((kLaneElements << lane_bits) < p.N && lane_bits < 5) ++lane_bits;
+  if ((kLaneElements << lane_bits) < p.N) return unsupported("a state of more than 512 columns");
+  const bool is_long = (least << lane_bits) < p.N;
+  const int64_t rows = (kThreads >> lane_bits) * kRows, tiles = (p.P + rows - 1) / rows;
+  return kKernels[int(p.state_dtype)][!wide][is_long].launch(
+      tiles * p.B * p.H, kThreads, static_cast<cudaStream_t>(stream),
+      {p, lane_bits, uint32_t(tiles), wide && inputs_are_packed(p, vector)});
 }

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build" / "ptxsim"
@@ -101,20 +102,49 @@ def warpweave() -> Path:
     return BUILD / "libwarpweave_cuda.so"
 
 
-def registers(ptx: str, kernel: str, arch: str) -> int:
-    """What ptxas gives a thread of the kernel on `arch` ("sm_90a"); compiled once for each text."""
+def _ptxas(ptx: str, arch: str, *options: str) -> str:
+    """What `ptxas -v` says about a text, for "sm_90a"; compiled once for each text."""
     ptxas = shutil.which("ptxas") or str(Path(nvcc()).parent / "ptxas")
-    known = BUILD / "registers" / hashlib.sha256(f"{ptx}\0{kernel}\0{arch}".encode()).hexdigest()
+    key = hashlib.sha256("\0".join((ptx, arch, *options)).encode()).hexdigest()
+    known = BUILD / "ptxas" / key
     if not known.exists():
         known.parent.mkdir(parents=True, exist_ok=True)
         source, partial = (known.with_suffix(f".{os.getpid()}{end}") for end in (".ptx", ""))
         source.write_text(ptx)
-        said = _run(ptxas, f"-arch={arch}", f"--entry={kernel}", "-v", str(source), "-o",
-                    os.devnull)  # fmt: skip
+        partial.write_text(_run(ptxas, f"-arch={arch}", *options, "-v", str(source), "-o",
+                                os.devnull))  # fmt: skip
         source.unlink()
-        found = re.search(r"Used (\d+) registers", said)
-        if not found:
-            raise RuntimeError(f"{ptxas} does not say how many registers {kernel} uses:\n{said}")
-        partial.write_text(found[1])
         partial.replace(known)
-    return int(known.read_text())
+    return known.read_text()
+
+
+def registers(ptx: str, kernel: str, arch: str) -> int:
+    """What ptxas gives a thread of the kernel."""
+    said = _ptxas(ptx, arch, f"--entry={kernel}")
+    found = re.search(r"Used (\d+) registers", said)
+    if not found:
+        raise RuntimeError(f"ptxas does not say how many registers {kernel} uses:\n{said}")
+    return int(found[1])
+
+
+class Resources(NamedTuple):
+    """Of a kernel, in bytes but for the registers of a thread."""
+
+    registers: int
+    stack: int
+    spilled: int  # stores and loads
+    shared: int  # static
+
+
+def resources(ptx: str, arch: str) -> dict[str, Resources]:
+    """What ptxas gives each kernel of a text."""
+    found = {}
+    for part in _ptxas(ptx, arch).split("Compiling entry function '")[1:]:
+        words = {w: int(n) for n, w in re.findall(r"(\d+) (?:bytes )?(stack|spill \w+|smem)", part)}
+        used = re.search(r"Used (\d+) registers", part)
+        assert used, part
+        spilled = words["spill stores"] + words["spill loads"]
+        found[part.partition("'")[0]] = Resources(
+            int(used[1]), words["stack"], spilled, words.get("smem", 0)
+        )
+    return found

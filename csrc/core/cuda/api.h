@@ -18,7 +18,8 @@ struct CudaKernelInfo {  // one compiled kernel
   const char* variant;   // the template arguments, in words
   const char* dtypes;
   const char* when;      // the rule by which it is chosen, where that is not plain
-  // What the current device runs; all 0 without a device.
+  // What the current device runs; null and 0 without a device.
+  const char* symbol;    // as the linker knows it
   int32_t arch;          // 90 for sm_90a
   int32_t registers;
   int32_t shared_bytes;  // static

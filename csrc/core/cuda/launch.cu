@@ -73,10 +73,11 @@ WW_EXPORT int ww_kernels(ww::CudaKernelInfo* rows, int capacity) {
   int count = 0;
   for (const ww::CudaKernelRow* k = ww::CudaKernelRow::first(); k; k = k->next, ++count) {
     if (count >= capacity) continue;
-    rows[count] = {k->op, k->variant, k->dtypes, k->when, 0, 0, 0, 0};
+    rows[count] = {k->op, k->variant, k->dtypes, k->when, nullptr, 0, 0, 0, 0};
     cudaFuncAttributes facts;
     if (!device) continue;
-    if (cudaFuncGetAttributes(&facts, k->function) != cudaSuccess) {  // not for this device
+    if (cudaFuncGetAttributes(&facts, k->function) != cudaSuccess ||
+        cudaFuncGetName(&rows[count].symbol, k->function) != cudaSuccess) {  // not for this device
       cudaGetLastError();  // or the next who asks would find it
       continue;
     }

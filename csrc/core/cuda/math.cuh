@@ -25,18 +25,19 @@ __device__ inline void store_param(void* base, DType dtype, int64_t i, float v) 
   }
 }
 
-// v * sigmoid(v) by exp of a negative number only: the denominator lies in [1, 2], and -inf * 0 is
-// the NaN of the definition. ex2.approx is far inside a 16-bit ulp; of half the exponent, and used
-// twice, it is not flushed to zero anywhere in bfloat16's range.
+// v * sigmoid(v). fp32: by exp of a negative number only, so that the denominator lies in [1, 2]. 16
+// bits: ex2.approx is far inside their ulp, and 2^-20 on both sides of the fraction keeps it from
+// overflowing and from being flushed to zero wherever the result is one of bfloat16's. -inf * 0 is
+// the NaN of the definition in both.
 template <typename T>
 __device__ inline float silu(float v) {
   if constexpr (dtype_of<T> == DType::f32) {
     const float e = expf(-fabsf(v));
     return (v < 0.f ? v * e : v) * ptx::rcp_approx(1.f + e);
   } else {
-    constexpr float kHalfLog2e = 0.72134752f;
-    const float root = ptx::ex2_approx(fabsf(v) * -kHalfLog2e);
-    return (v < 0.f ? v * root * root : v) * ptx::rcp_approx(fmaf(root, root, 1.f));
+    constexpr float kLog2e = 1.44269504f, kScale = 0x1p-20f;
+    const float e = ptx::ex2_approx(fmaf(v, -kLog2e, -20.f));
+    return v * (ptx::rcp_approx(e + kScale) * kScale);
   }
 }
 

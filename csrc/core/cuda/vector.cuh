@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// 16 bytes of a storage type in registers, the widest access of a thread, or a single element where
-// alignment forbids that; and the fp32 values of either.
+// 16 bytes of a storage type in registers, the widest access of a thread, 8 where a vector of another
+// type has as many elements, or a single element where alignment forbids that; and the fp32 values.
 #pragma once
 
 #include <stdint.h>
+
+#include <type_traits>
 
 #include "core/types.h"
 
@@ -12,16 +14,11 @@ namespace ww {
 template <typename T>
 constexpr int kVector = 16 / sizeof(T);  // elements
 
-template <typename T, int V>
-struct PackedOf {
-  using type = uint4;
-};
-template <typename T>
-struct PackedOf<T, 1> {
-  using type = T;
-};
-template <typename T, int V>  // V is 1 or kVector<T>
-using Packed = typename PackedOf<T, V>::type;
+template <typename T, int V>             // V is 1, 4 or kVector<T>
+using Packed =
+    std::conditional_t<V == 1, T,
+                       std::conditional_t<dtype_of<T> == DType::f32, float4,
+                                          std::conditional_t<V * sizeof(T) == 16, uint4, uint2>>>;
 
 // One 32-bit word: one fp32, or two 16-bit elements with the first in the low half.
 template <typename T>
@@ -29,8 +26,8 @@ __device__ inline void widen_word(uint32_t word, float* out) {
   if constexpr (dtype_of<T> == DType::f32) {
     out[0] = __uint_as_float(word);
   } else if constexpr (dtype_of<T> == DType::bf16) {
-    out[0] = __uint_as_float(word << 16);
-    out[1] = __uint_as_float(word & 0xffff0000);
+    asm("shl.b32 %0, %1, 16;" : "=f"(out[0]) : "r"(word));  // no move from an integer register
+    asm("and.b32 %0, %1, 0xffff0000;" : "=f"(out[1]) : "r"(word));
   } else {
     asm("{ .reg .f16 lo, hi; mov.b32 {lo, hi}, %2; cvt.f32.f16 %0, lo; cvt.f32.f16 %1, hi; }"
         : "=f"(out[0]), "=f"(out[1])
@@ -52,9 +49,16 @@ __device__ inline uint32_t narrow_word(float low, float high) {  // to nearest, 
 
 template <typename T>
 __device__ inline void widen(uint4 v, float* out) {
-  constexpr int n = kVector<T> / 4;
-  widen_word<T>(v.x, out), widen_word<T>(v.y, out + n);
-  widen_word<T>(v.z, out + 2 * n), widen_word<T>(v.w, out + 3 * n);
+  widen_word<T>(v.x, out), widen_word<T>(v.y, out + 2);
+  widen_word<T>(v.z, out + 4), widen_word<T>(v.w, out + 6);
+}
+template <typename T>
+__device__ inline void widen(uint2 v, float* out) {
+  widen_word<T>(v.x, out), widen_word<T>(v.y, out + 2);
+}
+template <typename T>
+__device__ inline void widen(float4 v, float* out) {
+  out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
 }
 
 template <typename T>
@@ -74,14 +78,16 @@ __device__ inline void widen(T v, float* out) {
 
 template <typename T, int V>
 __device__ inline Packed<T, V> narrow(const float* v) {
-  if constexpr (V > 1) {
-    constexpr int n = kVector<T> / 4;
-    return {narrow_word<T>(v[0], v[n - 1]), narrow_word<T>(v[n], v[2 * n - 1]),
-            narrow_word<T>(v[2 * n], v[3 * n - 1]), narrow_word<T>(v[3 * n], v[4 * n - 1])};
-  } else if constexpr (dtype_of<T> == DType::f32) {
-    return v[0];
-  } else {
+  if constexpr (dtype_of<T> == DType::f32) {
+    if constexpr (V == 1)
+      return v[0];
+    else
+      return {v[0], v[1], v[2], v[3]};
+  } else if constexpr (V == 1) {
     return {uint16_t(narrow_word<T>(v[0], 0.f))};
+  } else {
+    return {narrow_word<T>(v[0], v[1]), narrow_word<T>(v[2], v[3]), narrow_word<T>(v[4], v[5]),
+            narrow_word<T>(v[6], v[7])};
   }
 }
 
@@ -90,14 +96,26 @@ __device__ inline Packed<T, V> load_packed(const T* p) {
   return *reinterpret_cast<const Packed<T, V>*>(p);
 }
 
-template <typename T, int V>
+// kCount elements from p on, in vectors of V of them.
+template <typename T, int V, int kCount>
+__device__ inline void load_widened(const T* p, float* v) {
+#pragma unroll
+  for (int k = 0; k < kCount; k += V) widen<T>(load_packed<T, V>(p + k), v + k);
+}
+
+template <typename T, int V>  // V is 1 or kVector<T>
 __device__ inline void store_packed(T* p, Packed<T, V> v) {
-  if constexpr (V > 1)  // nvcc may cut an assignment into four
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
-                 "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+  // nvcc may cut an assignment of a vector into four. A global address is also its generic one.
+  if constexpr (V == 1)
+    *p = v;
+  else if constexpr (dtype_of<T> == DType::f32)
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z),
+                 "f"(v.w)
                  : "memory");
   else
-    *p = v;
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
 }
 
 }  // namespace ww

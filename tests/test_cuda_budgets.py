@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every CUDA kernel is reached by its op's tests and stays within cuda_budgets.toml: registers, spills
+and shared memory as ptxas sees them, tensor instructions, and what slices of real shapes cost in the
+simulator."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import targets
+from ptxsim import build
+from ptxsim.driver import simulator
+from warpweave import ops
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+BUDGETS = tomllib.loads(Path(__file__).with_name("cuda_budgets.toml").read_text())
+DEVICES = {"sm_80": "A100", "sm_90a": "H100"}
+BF16, F32 = torch.bfloat16, torch.float32
+
+pytestmark = pytest.mark.skipif(
+    bool(targets.missing("sim:sm_80")), reason=targets.missing("sim:sm_80") or "never"
+)
+
+
+# --- The table of kernels ---
+
+
+class Row(ctypes.Structure):  # csrc/core/cuda/api.h
+    _fields_ = (
+        *((name, ctypes.c_char_p) for name in ("op", "variant", "dtypes", "symbol")),
+        *((name, ctypes.c_int32) for name in ("arch", "registers", "shared", "local")),
+    )
+
+
+class Compiled(NamedTuple):
+    name: str  # in cuda_budgets.toml
+    text: str  # the PTX that the device takes
+
+
+@cache
+def kernels(arch: str) -> dict[str, Compiled]:
+    """By symbol, those that the device can run."""
+    ptx = simulator().c.ptxsim_ptx
+    with targets.simulated(DEVICES[arch]):
+        library = ctypes.CDLL(str(build.warpweave()))
+        rows = (Row * library.ww_kernels(None, 0))()
+        library.ww_kernels(rows, len(rows))
+        found = {
+            r.symbol.decode(): Compiled(
+                b", ".join((r.op, r.variant, r.dtypes)).decode(), ptx(r.symbol).decode()
+            )
+            for r in rows
+            if r.arch
+        }
+    assert len({k.name for k in found.values()}) == len(found), "two rows of a name"
+    return found
+
+
+def names(*archs: str) -> set[str]:
+    return {kernel.name for arch in archs for kernel in kernels(arch).values()}
+
+
+def show(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    widths = [max(len(str(r[i])) for r in [header, *rows]) for i in range(len(header))]
+    print(f"\n{title}")
+    for row in [header, *sorted(rows, key=str)]:
+        first, *rest = (str(v) for v in row)
+        print(first.ljust(widths[0]), *(v.rjust(w) for v, w in zip(rest, widths[1:], strict=True)))
+
+
+# --- Every kernel is reached ---
+
+GRIDS = {
+    "causal_conv1d": (BF16, F32, torch.float16),
+    "causal_conv1d_update": (BF16, F32, torch.float16),
+    "grouped_gemm": (BF16, F32),
+    "moe_mlp": (BF16, F32),
+    "moe_route": ((BF16, BF16), (F32, F32), (BF16, F32)),
+    "rms_norm": (BF16, F32, torch.float16),
+    "ssd_scan": (BF16, F32),
+    "ssm_step": (BF16, F32, torch.float16),
+}
+
+
+@pytest.fixture(scope="module")
+def reached() -> dict[str, int]:
+    """The most shared memory that a launch of each kernel took in the grids of the ops' tests."""
+    shared: dict[str, int] = {}
+    for op, dtypes in GRIDS.items():
+        tests = importlib.import_module(f"test_{op}")
+        for dtype in dtypes:  # the race checker runs in the op's own tests
+            with targets.simulated("A100", check_races=0, check_unwritten=0):
+                tests.check(getattr(ops, op), dtype)
+                for launch in simulator().counters():
+                    name = kernels("sm_80")[launch["symbol"]].name
+                    shared[name] = max(shared.get(name, 0), launch["shared_bytes"])
+    return shared
+
+
+def test_the_grids_of_the_ops_reach_every_kernel(reached: dict[str, int]) -> None:
+    missing = sorted(names("sm_80") - set(reached))
+    assert not missing, "add a shape to SHAPES of the op's tests for:\n" + "\n".join(missing)
+
+
+# --- What a kernel takes ---
+
+
+def test_every_kernel_has_one_budget() -> None:
+    assert set(BUDGETS["kernels"]) == names(*DEVICES)
+    assert set(BUDGETS["spills"]) <= set(BUDGETS["kernels"])
+
+
+def test_resources(reached: dict[str, int]) -> None:
+    rows, broken = [], []
+    for arch in DEVICES:
+        compiled = {t: build.resources(t, arch) for t in {k.text for k in kernels(arch).values()}}
+        for symbol, (name, text) in kernels(arch).items():
+            found = compiled[text][symbol]
+            budget, spills = BUDGETS["kernels"][name], BUDGETS["spills"].get(name, {})
+            dynamic = max(reached.get(name, 0) - found.shared, 0)
+            rows.append((name, arch, found.registers, found.spilled, found.shared, dynamic))
+            for what, actual, allowed in (
+                ("registers", found.registers, budget[arch]),
+                ("spilled bytes", found.spilled, spills.get(arch, 0)),
+                ("bytes of stack", found.stack, spills.get(arch, 0)),
+                ("shared bytes", found.shared + dynamic, budget["shared"]),
+            ):
+                if actual > allowed:
+                    broken.append(f"{name} on {arch}: {actual} {what}, budget {allowed}")
+    header = ("kernel", "arch", "registers", "spilled", "static shared", "dynamic shared")
+    show("Resources", header, rows)
+    assert not broken, "\n".join(broken)
+
+
+def test_tensor_instructions_are_there() -> None:
+    broken = []
+    for arch in DEVICES:
+        for symbol, (name, text) in kernels(arch).items():
+            body = re.split(r"\.entry\s+", text.partition(f".entry {symbol}(")[2])[0]
+            broken += [
+                f"{name} on {arch} has no {word}"
+                for word in BUDGETS["kernels"][name].get("needs", ())
+                if word not in body
+            ]
+    assert not broken, "\n".join(broken)
+
+
+# --- What slices cost ---
+
+
+class Slice(NamedTuple):
+    """Bytes are what the stated passes move between L2 and the blocks; tensor operations what their
+    tiling multiplies and adds."""
+
+    call: Callable[[], Any]
+    units: float  # in 32 of which the budget counts warp instructions
+    pass_bytes: float
+    tensor: float = 0.0
+
+
+def conv(channel_last: bool, T: int) -> Slice:
+    C = 4096
+    x = torch.randn(1, C, T).to(BF16)
+    x = x.transpose(1, 2).contiguous().transpose(1, 2) if channel_last else x
+    weight, bias = torch.randn(C, 4).to(BF16), torch.randn(C).to(BF16)
+    rows = 4 * (8 if T == 512 else 16)  # of a block, channel-last; it reads 3 more
+    read = x.nbytes * (1 + 3 / rows) if channel_last else x.nbytes
+    weights = (weight.nbytes + bias.nbytes) * (T / rows if channel_last else 1)
+    call = lambda: ops.causal_conv1d(x, weight, bias, activation="silu")  # noqa: E731
+    return Slice(call, x.numel(), read + x.nbytes + weights)
+
+
+def conv_update(B: int, C: int, T: int) -> Slice:
+    x, state = torch.randn(B, C, T).to(BF16), torch.randn(B, C, 3).to(BF16)
+    weight, bias = torch.randn(C, 4).to(BF16), torch.randn(C).to(BF16)
+    call = lambda: ops.causal_conv1d_update(x, state, weight, bias, activation="silu")  # noqa: E731
+    weights = B * (weight.nbytes + bias.nbytes)
+    return Slice(call, x.numel(), 2 * x.nbytes + 2 * state.nbytes + weights)
+
+
+def step(B: int, H: int, state_dtype: torch.dtype) -> Slice:
+    P, G, N, blocks = 64, 8, 128, 2  # blocks of a head
+    shared = {"B": torch.randn(B, G, N).to(BF16), "C": torch.randn(B, G, N).to(BF16)}
+    heads = {n: torch.randn(B, H, P).to(BF16) for n in ("x", "z")}
+    state, dt = torch.randn(B, H, P, N).to(state_dtype), torch.randn(B, H).to(BF16)
+    more = {"A": -torch.rand(H), "D": torch.randn(H), "dt_bias": torch.randn(H)}
+    call = lambda: ops.ssm_step(  # noqa: E731
+        state=state, dt=dt, dt_softplus=True, **shared, **heads, **more
+    )
+    # A block takes a whole sector for each value of its head.
+    read = B * H * blocks * (2 * 2 * N + 4 * 32)
+    return Slice(call, state.numel(), 2 * state.nbytes + read + 3 * B * H * P * 2)
+
+
+def norm(rows: int, D: int, form: str, group: int | None = None) -> Slice:
+    x, weight = torch.randn(rows, D).to(BF16), torch.randn(D)
+    more = {} if form == "plain" else {form: torch.randn(rows, D).to(BF16)}
+    call = lambda: ops.rms_norm(x=x, weight=weight, group_size=group, **more)  # noqa: E731
+    tensors = {"plain": 2, "gate": 3, "residual": 4}[form]
+    warps = 4 if group else 1  # of a block, each another group of the row
+    blocks = x.numel() / (group or D) / warps
+    return Slice(call, x.numel(), tensors * x.nbytes + blocks * (group or D) * warps * 4)
+
+
+def route(tokens: int, E: int, d: int) -> Slice:
+    x, weight = torch.randn(tokens, d).to(BF16), torch.randn(E, d).to(BF16)
+    call = lambda: ops.moe_route(x, weight, torch.zeros(E), top_k=6)  # noqa: E731
+    rows, experts = (4, 16) if tokens <= 16 else (32, 64)
+    read = x.nbytes * math.ceil(E / experts) + weight.nbytes * math.ceil(tokens / rows)
+    return Slice(call, tokens * E * d, read + 2 * tokens * E * 4 + tokens * (E * 4 / 4 + 6 * 8))
+
+
+def gemm(rows: int, tile: int, N: int, K: int) -> Slice:
+    E, M = 2, 2 * rows
+    a, b = torch.randn(M, K).to(BF16), torch.randn(E, N, K).to(BF16)
+    ends = torch.tensor([rows, M], dtype=torch.int32)
+    tiles = M / tile * N / 128
+    call = lambda: ops.grouped_gemm(a, b, ends, activation="relu2")  # noqa: E731
+    return Slice(call, M * N, tiles * (tile + 128) * K * 2 + M * N * 2, 2.0 * M * N * K)
+
+
+def scan(T: int, H: int, P: int, N: int) -> Slice:
+    """Chunks of 64: C·Bᵀ and its product with X in blocks of 16 on and below the diagonal, C times the
+    state but for the first chunk, and the state's own step."""
+    x, dt = torch.randn(1, T, H, P).to(BF16), torch.rand(1, T, H)
+    B, C = torch.randn(1, T, 1, N).to(BF16), torch.randn(1, T, 1, N).to(BF16)
+    A, D = -torch.rand(H), torch.randn(H)
+    call = lambda: ops.ssd_scan(x, dt, A, B, C, D=D, return_final_states=True)  # noqa: E731
+    chunks, diagonal = T / 64, 10 * 16 * 16
+    products = chunks * diagonal * (N + P) + (2 * chunks - 1) * 64 * N * P
+    moved = 2 * x.nbytes + H * (B.nbytes + C.nbytes) + H * T * 32 + H * P * N * 4
+    return Slice(call, H * T, moved, 2.0 * H * products)
+
+
+SLICES: dict[str, Callable[[], Slice]] = {
+    "causal_conv1d, channel-last, 512 tokens": lambda: conv(True, 512),
+    "causal_conv1d, channel-last, 2048 tokens": lambda: conv(True, 2048),
+    "causal_conv1d, channel-first, 512 tokens": lambda: conv(False, 512),
+    "causal_conv1d, channel-first, 2048 tokens": lambda: conv(False, 2048),
+    "causal_conv1d_update, batch 64": lambda: conv_update(64, 4096, 1),
+    "causal_conv1d_update, batch 16, 4 tokens": lambda: conv_update(16, 4096, 4),
+    "ssm_step, batch 1, float32 state": lambda: step(1, 128, F32),
+    "ssm_step, batch 16, float32 state": lambda: step(16, 64, F32),
+    "ssm_step, batch 1, bfloat16 state": lambda: step(1, 128, BF16),
+    "ssm_step, batch 16, bfloat16 state": lambda: step(16, 64, BF16),
+    "rms_norm": lambda: norm(64, 4096, "plain"),
+    "rms_norm with residual": lambda: norm(64, 4096, "residual"),
+    "rms_norm, gated, groups of 512": lambda: norm(64, 4096, "gate", 512),
+    "moe_route, 8 tokens": lambda: route(8, 128, 2048),
+    "moe_route, 64 tokens": lambda: route(64, 128, 2048),
+    "grouped_gemm, 16 rows": lambda: gemm(16, 16, 256, 512),
+    "grouped_gemm, 64 rows": lambda: gemm(64, 64, 256, 512),
+    "grouped_gemm, 128 rows": lambda: gemm(128, 128, 256, 512),
+    "ssd_scan, P64 N64": lambda: scan(256, 8, 64, 64),
+    "ssd_scan, P80 N64": lambda: scan(256, 8, 80, 64),
+    "ssd_scan, P64 N128": lambda: scan(256, 8, 64, 128),
+    "ssd_scan, P80 N128": lambda: scan(256, 8, 80, 128),
+    "ssd_scan, P32 N256": lambda: scan(256, 8, 32, 256),
+}
+GLOBAL = ("global_load", "global_store", "global_atomic", "cp_async_load", "bulk_load",
+          "bulk_store", "tma_load", "tma_store")  # fmt: skip
+SHARED = ("shared_load", "shared_store", "shared_atomic", "ldmatrix", "stmatrix", "cp_async",
+          "wgmma", "bulk", "tma")  # fmt: skip
+
+
+class Cost(NamedTuple):
+    instructions: float  # of a warp, for 32 units
+    sectors: float  # that L2 delivers and takes, over those of the passes
+    requests: float  # sectors of each warp instruction, the part that L1 has to serve: as above
+    conflicts: float  # wavefronts over the least
+    tensor: float  # operations over those of the tiling
+
+
+def cost(name: str) -> Cost:
+    part = SLICES[name]()
+    with targets.simulated("A100", check_races=0, check_unwritten=0):
+        part.call()
+        launches = simulator().counters()
+    total = lambda *fields: sum(c[f] for c in launches for f in fields)  # noqa: E731
+    waves = {k: sum(c[s][k] for c in launches for s in SHARED) for k in ("actual", "minimal")}
+    tensor = sum(sum(c["tensor_operations"].values()) for c in launches)
+    return Cost(
+        32 * total("warp_instructions") / part.units,
+        32 * total("loaded_by_blocks", "stored_by_blocks") / part.pass_bytes,
+        32 * sum(c[g]["sectors"] for c in launches for g in GLOBAL) / part.pass_bytes,
+        waves["actual"] / max(waves["minimal"], 1),
+        tensor / part.tensor if part.tensor else 0.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def costs() -> Iterator[dict[str, Cost]]:
+    torch.manual_seed(0)
+    yield {name: cost(name) for name in SLICES}
+
+
+def test_slices(costs: dict[str, Cost]) -> None:
+    assert sorted(BUDGETS["slices"]) == sorted(SLICES)
+    rows, broken = [], []
+    for name, found in costs.items():
+        budget = BUDGETS["limits"] | BUDGETS["slices"][name]
+        rows.append((name, *(f"{getattr(found, f):.2f}" for f in Cost._fields)))
+        broken += [
+            f"{name}: {f} {getattr(found, f):.3f}, budget {budget[f]}"
+            for f in Cost._fields
+            if getattr(found, f) > budget[f]
+        ]
+    show("Slices, on the A100", ("slice", *Cost._fields), rows)
+    assert not broken, "\n".join(broken)
+
+
+# --- The gates can fail ---
+
+
+def test_less_than_a_kernel_takes_is_refused(
+    reached: dict[str, int], costs: dict[str, Cost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = next(iter(BUDGETS["kernels"].values()))
+    for budget, name, test in (
+        *((kernel, name, lambda: test_resources(reached)) for name in ("sm_80", "sm_90a")),
+        *((slice, "instructions", lambda: test_slices(costs)) for slice in BUDGETS["slices"].values()),
+        *((BUDGETS["limits"], name, lambda: test_slices(costs)) for name in BUDGETS["limits"]),
+    ):  # fmt: skip
+        with monkeypatch.context() as less:
+            less.setitem(budget, name, budget[name] / 2)
+            with pytest.raises(AssertionError, match="budget"):
+                test()
+
+
+def test_a_missing_instruction_or_kernel_is_refused(
+    reached: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = next(iter(BUDGETS["kernels"]))
+    with monkeypatch.context() as more:
+        more.setitem(BUDGETS["kernels"][name], "needs", ["no such instruction"])
+        with pytest.raises(AssertionError, match="has no no such instruction"):
+            test_tensor_instructions_are_there()
+    with pytest.raises(AssertionError, match="add a shape"):
+        test_the_grids_of_the_ops_reach_every_kernel(
+            {k: v for k, v in reached.items() if k != name}
+        )
