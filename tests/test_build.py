@@ -91,7 +91,14 @@ def test_stub_names_what_the_module_has() -> None:
 @built_with_cuda
 def test_cuda_library_exports_only_launchers() -> None:
     exported = dynamic_symbols(CUDA, "--defined-only")
-    general = {"ww_version", "ww_error_string", "ww_device_count", "ww_kernels", "ww_launches"}
+    general = {
+        "ww_version",
+        "ww_error_string",
+        "ww_device_count",
+        "ww_kernels",
+        "ww_launches",
+        "ww_range",
+    }
     ops = {path.parent.name for path in (ROOT / "csrc").glob("*/*_cuda.cu")}
     workspaces = {f"ww_{op}_workspace" for op in ops}
     assert exported - workspaces == general | {f"ww_{op}" for op in ops}
