@@ -2,7 +2,11 @@
 // Which CUDA kernel a scan takes:
 //
 //   ssd_stream     bf16 where 8 divides P and N, and N is at most 256
+//   ssd_hopper     of these, on compute capability 9: N up to 128 where ssd_stream's tiles of P are
+//                  64 wide, and T is not 0; x, B and C with strides that TMA takes
 //   ssd_recurrent  everything else
+#include "core/cuda/tensor_map.h"
+#include "ssd_scan/ssd_hopper.cuh"
 #include "ssd_scan/ssd_recurrent.cuh"
 #include "ssd_scan/ssd_stream.cuh"
 
@@ -31,6 +35,18 @@ const StreamKernel kStream[] = {StreamKernel::make<64, 64, 2>("stream P64 N64"),
                                 StreamKernel::make<80, 128, 2>("stream P80 N128"),
                                 StreamKernel::make<32, 256, 1>("stream P32 N256")};
 
+struct HopperKernel {
+  int N, shared;
+  CudaKernel<HopperTask> kernel;
+
+  template <int kN>
+  static HopperKernel make(const char* variant) {
+    return {kN, Hopper<kN>::kSharedBytes, {"ssd_scan", variant, "bfloat16", ssd_hopper<kN>}};
+  }
+};
+const HopperKernel kHopper[] = {HopperKernel::make<64>("hopper P64 N64"),
+                                HopperKernel::make<128>("hopper P64 N128")};
+
 const CudaKernel<RecurrentTask> kRecurrent[2][3] = {
     {{"ssd_scan", "recurrent", "float32", ssd_recurrent<float, 4, 4>},
      {"ssd_scan", "recurrent x4", "float32", ssd_recurrent<float, 16, 2>},
@@ -47,6 +63,31 @@ const StreamKernel* stream_kernel(const SsdScanParams& p) {
   for (const StreamKernel& k : kStream)
     if (p.N <= k.N && (!best || (k.N == best->N && padded(k) < padded(*best)))) best = &k;
   return best;
+}
+
+// The kernel for sm_90a with the same tiles, or null; and then its tensor maps.
+const HopperKernel* hopper_kernel(const SsdScanParams& p, const StreamKernel& k, HopperTask* task) {
+  int device, major;
+  if (k.P != 64 || cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      major != 9)
+    return nullptr;
+  for (const HopperKernel& hopper : kHopper) {
+    cudaFuncAttributes attributes;
+    if (hopper.N == k.N &&
+        cudaFuncGetAttributes(&attributes, hopper.kernel.row.function) == cudaSuccess &&
+        attributes.maxThreadsPerBlock >= kHopperThreads &&  // less: not compiled for sm_90a
+        make_tensor_map(&task->x, p.x, {p.P, p.T, p.H, p.B},
+                        {p.x_stride_t, p.x_stride_h, p.x_stride_b}) &&
+        make_tensor_map(&task->B, p.B_, {p.N, p.T, p.G, p.B},
+                        {p.B_stride_t, p.B_stride_g, p.B_stride_b}) &&
+        make_tensor_map(&task->C, p.C, {p.N, p.T, p.G, p.B},
+                        {p.C_stride_t, p.C_stride_g, p.C_stride_b}) &&
+        make_tensor_map(&task->out, p.out, {p.P, p.T, p.H, p.B},
+                        {p.H * p.P, p.P, p.T * p.H * p.P}))
+      return &hopper;
+  }
+  return nullptr;
 }
 
 bool is_aligned(const SsdScanParams& p) {
@@ -93,7 +134,8 @@ int run_stream(const SsdScanParams& p, const StreamKernel& k, cudaStream_t strea
   StreamPlan plan;
   cudaError_t status = plan_stream(p, k, &plan);
   if (status != cudaSuccess) return status;
-  StreamTask task{
+  HopperTask task{};
+  static_cast<StreamTask&>(task) = {
       p,       plan.tiles, plan.units, plan.segments, plan.segment_tokens, is_aligned(p),
       nullptr, nullptr};
   if (plan.segments > 1) {
@@ -102,7 +144,10 @@ int run_stream(const SsdScanParams& p, const StreamKernel& k, cudaStream_t strea
     status = cudaMemsetAsync(task.ready, 0, size_t(plan.flag_bytes), stream);
     if (status != cudaSuccess) return status;
   }
-  return k.kernel.launch(int64_t(plan.units) * plan.segments, 128, stream, task, k.shared);
+  const int64_t blocks = int64_t(plan.units) * plan.segments;
+  if (const HopperKernel* hopper = hopper_kernel(p, k, &task))
+    return hopper->kernel.launch(blocks, kHopperThreads, stream, task, hopper->shared);
+  return k.kernel.launch(blocks, 128, stream, task, k.shared);
 }
 
 int run_recurrent(const SsdScanParams& p, cudaStream_t stream) {
