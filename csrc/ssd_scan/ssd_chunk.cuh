@@ -107,15 +107,14 @@ __device__ inline void store_decays(float2 step, float A, Decays& d) {
 
 // The operand of this warp's 16 tokens and the 16 tokens of block u <= warp, from C·Bᵀ there:
 // times L dt, and zero for later tokens.
-__device__ inline void mask_block(const float (&left)[4], const float (&right)[4],
-                                  const Decays& d, int u, const float (&of_row)[2],
-                                  uint32_t (&m)[4]) {
+__device__ inline void mask_block(const float (&left)[4], const float (&right)[4], const Decays& d,
+                                  int u, const float (&of_row)[2], uint32_t (&m)[4]) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, quad = lane % 4, row = lane / 4;
   const float apart = d.apart[warp][u], low = of_row[0] + apart, high = of_row[1] + apart;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float2 decay = *reinterpret_cast<const float2*>(&d.column[u * 16 + half * 8 + quad * 2]);
-    const float(&v)[4] = half ? right : left;
+    const float (&v)[4] = half ? right : left;
     float w[4] = {v[0] * ptx::ex2_approx(low - decay.x), v[1] * ptx::ex2_approx(low - decay.y),
                   v[2] * ptx::ex2_approx(high - decay.x), v[3] * ptx::ex2_approx(high - decay.y)};
     if (u == warp) {  // later tokens, whose decay may be infinite
@@ -186,7 +185,7 @@ struct Outputs {
       repeat<2>([&](auto i) {
         float w[2];
         widen_word<bf16_t>(pairs[i], w);
-        float(&v)[4] = y[2 * n + i];
+        float (&v)[4] = y[2 * n + i];
         v[2 * half] *= silu<bf16_t>(w[0]), v[2 * half + 1] *= silu<bf16_t>(w[1]);
       });
     });
@@ -212,8 +211,7 @@ struct Outputs {
       return widen(static_cast<const bf16_t*>(base)[at + p0 + column]);
     };
     if (p.D) y = fmaf(D, element(p.x, b * p.x_stride_b + t * p.x_stride_t + h * p.x_stride_h), y);
-    if (p.z)
-      y *= silu<float>(element(p.z, b * p.z_stride_b + t * p.z_stride_t + h * p.z_stride_h));
+    if (p.z) y *= silu<float>(element(p.z, b * p.z_stride_b + t * p.z_stride_t + h * p.z_stride_h));
     static_cast<bf16_t*>(p.out)[((b * p.T + t) * p.H + h) * p.P + p0 + column] =
         narrow<bf16_t, 1>(&y);
   }

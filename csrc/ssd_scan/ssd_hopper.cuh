@@ -21,6 +21,7 @@ namespace ww {
 
 struct HopperTask : StreamTask {
   CUtensorMap x, B, C, out;  // (P or N, T, H or G, batch), boxes of 64 x 64
+  bool is_mapped;            // they are there
 };
 
 constexpr int kHopperThreads = 160;
@@ -47,11 +48,11 @@ struct Hopper {
   const SsdScanParams& p;
   Small& small;
   const StreamSegment& segment;  // in shared memory, for registers are short
-  uint32_t memory;  // stages of X, B, C; the state; Y
+  uint32_t memory;               // stages of X, B, C; the state; Y
   int lane, warp;
-  int turn = 0;  // chunks since the start
+  int turn = 0;                  // chunks since the start
   bool has_state;
-  float A;       // times log2(e)
+  float A;                       // times log2(e)
   float state[kFours][4];
 
   __device__ Hopper(const HopperTask& task, Small& small, uint32_t memory)
@@ -75,27 +76,65 @@ struct Hopper {
 
   // The chunks of the segment, and one of length 0.
   __device__ void load(bool outputs) {
-    const int group = uint32_t(segment.h) / (uint32_t(p.H) / uint32_t(p.G));
     Chunk c = plan_chunk(p, segment.b, segment.begin, segment.end);
     for (bool more = true; more; ++turn) {
       ptx::mbarrier_wait(empty(), turn / kStages % 2 ^ 1);
-      if (lane == 0) {
-        small.chunks[stage()] = c;
-        if (c.length) {
-          const int t = int(c.t), b = int(segment.b);
-          ptx::mbarrier_expect(full(), outputs ? kStageBytes : kStageBytes - kBlocks * kBytes);
-          ptx::tma_load(x_at(), &task.x, int(segment.p0), t, int(segment.h), b, full());
-          for (int i = 0; i < kBlocks; ++i) {
-            ptx::tma_load(b_at(i), &task.B, 64 * i, t, group, b, full());
-            if (outputs) ptx::tma_load(c_at(i), &task.C, 64 * i, t, group, b, full());
-          }
-        }
-      }
+      if (lane == 0) small.chunks[stage()] = c;
       more = c.length;
-      if (more) store_decays(load_steps(p, segment.b, segment.h, c), A, small.decays[stage()]);
+      if (more) {
+        if (!task.is_mapped)
+          copy(c, outputs);
+        else if (lane == 0)
+          start_tma(c, outputs);
+        store_decays(load_steps(p, segment.b, segment.h, c), A, small.decays[stage()]);
+        c = plan_chunk(p, segment.b, c.t + c.length, segment.end);
+      }
       __syncwarp();
       if (lane == 0) ptx::mbarrier_arrive(full());
-      if (more) c = plan_chunk(p, segment.b, c.t + c.length, segment.end);
+    }
+  }
+
+  __device__ int group() const { return uint32_t(segment.h) / (uint32_t(p.H) / uint32_t(p.G)); }
+  __device__ void start_tma(const Chunk& c, bool outputs) const {
+    const int t = int(c.t), h = int(segment.h), g = group(), b = int(segment.b);
+    ptx::mbarrier_expect(full(), outputs ? kStageBytes : kStageBytes - kBlocks * kBytes);
+    ptx::tma_load(x_at(), &task.x, int(segment.p0), t, h, b, full());
+    for (int i = 0; i < kBlocks; ++i) {
+      ptx::tma_load(b_at(i), &task.B, 64 * i, t, g, b, full());
+      if (outputs) ptx::tma_load(c_at(i), &task.C, 64 * i, t, g, b, full());
+    }
+  }
+
+  // What TMA does, for tensors that it cannot take.
+  __device__ void copy(const Chunk& c, bool outputs) const {
+    const auto of = [](const void* base, int64_t at) {
+      return static_cast<const bf16_t*>(base) + at;
+    };
+    const int64_t b = segment.b, h = segment.h, p0 = segment.p0, g = group();
+    copy_tile(x_at(), of(p.x, b * p.x_stride_b + c.t * p.x_stride_t + h * p.x_stride_h + p0),
+              p.x_stride_t, p.P - p0, c.length);
+    for (int i = 0; i < kBlocks; ++i) {
+      copy_tile(b_at(i),
+                of(p.B_, b * p.B_stride_b + c.t * p.B_stride_t + g * p.B_stride_g + 64 * i),
+                p.B_stride_t, p.N - 64 * i, c.length);
+      if (outputs)
+        copy_tile(c_at(i),
+                  of(p.C, b * p.C_stride_b + c.t * p.C_stride_t + g * p.C_stride_g + 64 * i),
+                  p.C_stride_t, p.N - 64 * i, c.length);
+    }
+    ptx::fence_async();
+  }
+  __device__ void copy_tile(uint32_t to, const bf16_t* source, int64_t stride, int64_t width,
+                            int length) const {
+    for (int i = lane; i < 64 * 8; i += 32) {
+      const int row = i / 8, piece = i % 8;
+      union {
+        uint4 words = {};
+        bf16_t element[8];
+      } eight;
+      if (row < length && piece * 8 < width)
+        for (int j = 0; j < 8; ++j) eight.element[j] = source[row * stride + piece * 8 + j];
+      ptx::store_shared(to + Row::place(row, piece), eight.words);
     }
   }
 
@@ -120,8 +159,8 @@ struct Hopper {
   __device__ void store_tiles(uint32_t to, const float (&v)[kTiles][4]) const {
     const uint32_t first = to + Row::place(warp * 16 + lane % 16, lane / 16);
     repeat<kTiles / 2>([&](auto n) {
-      const float(&left)[4] = v[2 * n];
-      const float(&right)[4] = v[2 * n + 1];
+      const float (&left)[4] = v[2 * n];
+      const float (&right)[4] = v[2 * n + 1];
       ptx::stmatrix(Row::template moved<2 * decltype(n)::value % 8>(first) + n / 4 * kBytes,
                     narrow_word<bf16_t>(left[0], left[1]), narrow_word<bf16_t>(left[2], left[3]),
                     narrow_word<bf16_t>(right[0], right[1]),
@@ -135,9 +174,11 @@ struct Hopper {
                    from = ptx::swizzled_operand(state_at(0));
     const auto along = [](int k) { return (k / 4 * kBytes + k % 4 * 32) >> 4; };
     ptx::wgmma_fence();
-    repeat<kN / 16>([&](auto k) { ptx::wgmma<(decltype(k)::value > 0)>(g, c + along(k), b + along(k)); });
+    repeat<kN / 16>(
+        [&](auto k) { ptx::wgmma<(decltype(k)::value > 0)>(g, c + along(k), b + along(k)); });
     ptx::wgmma_commit();
-    repeat<kN / 16>([&](auto k) { ptx::wgmma<(decltype(k)::value > 0)>(y, c + along(k), from + along(k)); });
+    repeat<kN / 16>(
+        [&](auto k) { ptx::wgmma<(decltype(k)::value > 0)>(y, c + along(k), from + along(k)); });
     ptx::wgmma_commit();
   }
 
@@ -172,8 +213,7 @@ struct Hopper {
 
   // (w∘X)ᵀ, this warp's 16 columns of X.
   __device__ void load_scaled_x(const Decays& d, uint32_t (&x)[4][4]) const {
-    const uint32_t first =
-        x_at() + Row::place(lane / 16 * 8 + lane % 8, warp * 2 + lane / 8 % 2);
+    const uint32_t first = x_at() + Row::place(lane / 16 * 8 + lane % 8, warp * 2 + lane / 8 % 2);
     repeat<4>([&](auto u) {
       constexpr int kToken = 16 * decltype(u)::value;
       const float2 low = *reinterpret_cast<const float2*>(&d.out[kToken + lane % 4 * 2]);
@@ -260,7 +300,7 @@ struct Hopper {
       } else {
         load_scaled_x(d, x);
       }
-      const bool whole = finite && now.length == kChunk;
+      const bool by_tma = finite && task.is_mapped && now.length == kChunk;
       if (finite) {
         const float by = ptx::ex2_approx(float(d.last));
 #pragma unroll
@@ -269,7 +309,7 @@ struct Hopper {
         if constexpr (kOutputs) {
           if (p.D) outputs().template add_skip<Row>(small.D, x_at(), y);
           if (p.z) outputs().apply_gate(now, y);
-          if (whole)
+          if (by_tma)
             store_tiles(y_at(), y);
           else
             outputs().store(now, y);
@@ -286,7 +326,7 @@ struct Hopper {
         sync();
       if (threadIdx.x == 0) {
         ptx::mbarrier_arrive(empty());
-        if (kOutputs && whole) {
+        if (kOutputs && by_tma) {
           ptx::tma_store(&task.out, int(segment.p0), int(now.t), int(segment.h), int(segment.b),
                          y_at());
           ptx::tma_store_commit();

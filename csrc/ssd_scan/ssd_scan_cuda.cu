@@ -2,8 +2,8 @@
 // Which CUDA kernel a scan takes:
 //
 //   ssd_stream     bf16 where 8 divides P and N, and N is at most 256
-//   ssd_hopper     of these, on compute capability 9: N up to 128 where ssd_stream's tiles of P are
-//                  64 wide, and T is not 0; x, B and C with strides that TMA takes
+//   ssd_hopper     of these, on compute capability 9 those whose tiles of ssd_stream are 64 wide: N
+//                  at most 128, and P that tiles of 80 do not waste less of
 //   ssd_recurrent  everything else
 #include "core/cuda/tensor_map.h"
 #include "ssd_scan/ssd_hopper.cuh"
@@ -65,8 +65,8 @@ const StreamKernel* stream_kernel(const SsdScanParams& p) {
   return best;
 }
 
-// The kernel for sm_90a with the same tiles, or null; and then its tensor maps.
-const HopperKernel* hopper_kernel(const SsdScanParams& p, const StreamKernel& k, HopperTask* task) {
+// The kernel for sm_90a with the same tiles, or null.
+const HopperKernel* hopper_kernel(const StreamKernel& k) {
   int device, major;
   if (k.P != 64 || cudaGetDevice(&device) != cudaSuccess ||
       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
@@ -76,18 +76,21 @@ const HopperKernel* hopper_kernel(const SsdScanParams& p, const StreamKernel& k,
     cudaFuncAttributes attributes;
     if (hopper.N == k.N &&
         cudaFuncGetAttributes(&attributes, hopper.kernel.row.function) == cudaSuccess &&
-        attributes.maxThreadsPerBlock >= kHopperThreads &&  // less: not compiled for sm_90a
-        make_tensor_map(&task->x, p.x, {p.P, p.T, p.H, p.B},
-                        {p.x_stride_t, p.x_stride_h, p.x_stride_b}) &&
-        make_tensor_map(&task->B, p.B_, {p.N, p.T, p.G, p.B},
-                        {p.B_stride_t, p.B_stride_g, p.B_stride_b}) &&
-        make_tensor_map(&task->C, p.C, {p.N, p.T, p.G, p.B},
-                        {p.C_stride_t, p.C_stride_g, p.C_stride_b}) &&
-        make_tensor_map(&task->out, p.out, {p.P, p.T, p.H, p.B},
-                        {p.H * p.P, p.P, p.T * p.H * p.P}))
+        attributes.maxThreadsPerBlock >= kHopperThreads)  // less: not compiled for sm_90a
       return &hopper;
   }
   return nullptr;
+}
+
+bool make_tensor_maps(const SsdScanParams& p, HopperTask* task) {
+  return make_tensor_map(&task->x, p.x, {p.P, p.T, p.H, p.B},
+                         {p.x_stride_t, p.x_stride_h, p.x_stride_b}) &&
+         make_tensor_map(&task->B, p.B_, {p.N, p.T, p.G, p.B},
+                         {p.B_stride_t, p.B_stride_g, p.B_stride_b}) &&
+         make_tensor_map(&task->C, p.C, {p.N, p.T, p.G, p.B},
+                         {p.C_stride_t, p.C_stride_g, p.C_stride_b}) &&
+         make_tensor_map(&task->out, p.out, {p.P, p.T, p.H, p.B},
+                         {p.H * p.P, p.P, p.T * p.H * p.P});
 }
 
 bool is_aligned(const SsdScanParams& p) {
@@ -145,8 +148,10 @@ int run_stream(const SsdScanParams& p, const StreamKernel& k, cudaStream_t strea
     if (status != cudaSuccess) return status;
   }
   const int64_t blocks = int64_t(plan.units) * plan.segments;
-  if (const HopperKernel* hopper = hopper_kernel(p, k, &task))
+  if (const HopperKernel* hopper = hopper_kernel(k)) {
+    task.is_mapped = make_tensor_maps(p, &task);
     return hopper->kernel.launch(blocks, kHopperThreads, stream, task, hopper->shared);
+  }
   return k.kernel.launch(blocks, 128, stream, task, k.shared);
 }
 

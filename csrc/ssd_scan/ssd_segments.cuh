@@ -39,9 +39,8 @@ struct StreamSegment {
     s.b = tokens.batch;
     s.begin = tokens.begin + s.index * task.segment_tokens;
     s.is_last = s.index + 1 == task.segments;
-    s.end = s.is_last || s.begin + task.segment_tokens > tokens.end
-                ? tokens.end
-                : s.begin + task.segment_tokens;
+    s.end = s.is_last || s.begin + task.segment_tokens > tokens.end ? tokens.end
+                                                                    : s.begin + task.segment_tokens;
     return s;
   }
 };
@@ -49,11 +48,10 @@ struct StreamSegment {
 // Blocks that others wait for must have started before them, whatever order the card starts them
 // in: so they take their work in the order in which they come. A thread's call.
 __device__ inline uint32_t take_work(const StreamTask& task) {
-  return task.segments == 1
-             ? blockIdx.x
-             : atomicAdd(reinterpret_cast<uint32_t*>(task.ready +
-                                                     int64_t(task.segments - 1) * task.units),
-                         1u);
+  return task.segments == 1 ? blockIdx.x
+                            : atomicAdd(reinterpret_cast<uint32_t*>(
+                                            task.ready + int64_t(task.segments - 1) * task.units),
+                                        1u);
 }
 
 // Runs a segment by S::kThreads threads, each with S::kFours quadruples of the state.
@@ -71,7 +69,9 @@ __device__ inline void run_segment(const StreamTask& task, const StreamSegment& 
   const auto place = [&](uint32_t of) {
     return (int64_t(of) * task.units + segment.unit) * S::kFours * S::kThreads + threadIdx.x;
   };
-  const auto flag = [&](uint32_t of) { return &task.ready[int64_t(of) * task.units + segment.unit]; };
+  const auto flag = [&](uint32_t of) {
+    return &task.ready[int64_t(of) * task.units + segment.unit];
+  };
   float4* handed = reinterpret_cast<float4*>(task.states);
   const auto load_handed = [&](float4(&from)[S::kFours]) {
     if (threadIdx.x == 0)
@@ -79,28 +79,26 @@ __device__ inline void run_segment(const StreamTask& task, const StreamSegment& 
       }
     s.sync();
 #pragma unroll
-    for (int i = 0; i < S::kFours; ++i) from[i] = handed[place(segment.index - 1) + i * S::kThreads];
+    for (int i = 0; i < S::kFours; ++i)
+      from[i] = handed[place(segment.index - 1) + i * S::kThreads];
   };
 
   if (!segment.is_last) {
-    float decay;
-    if (segment.index == 0) {
+    const bool is_first = segment.index == 0;
+    if (is_first)
       set_initial();
-      s.has_state = p.initial_states;
-      s.template run<false>();
-    } else {
+    else
       s.zero_state();
-      s.has_state = false;
-      decay = s.template run<false>();
-    }
+    s.has_state = is_first && p.initial_states;
+    const float decay = s.template run<false>();
     float4* to = handed + place(segment.index);
     float4 from[S::kFours];
-    if (segment.index > 0) load_handed(from);
+    if (!is_first) load_handed(from);
 #pragma unroll
     for (int i = 0; i < S::kFours; ++i) {
       const float* local = s.four_of_state(i);
       float4 sum{local[0], local[1], local[2], local[3]};
-      if (segment.index > 0 && decay != 0.f)
+      if (!is_first && decay != 0.f)
         sum = {fmaf(decay, from[i].x, sum.x), fmaf(decay, from[i].y, sum.y),
                fmaf(decay, from[i].z, sum.z), fmaf(decay, from[i].w, sum.w)};
       to[i * S::kThreads] = sum;

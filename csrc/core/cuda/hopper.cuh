@@ -123,41 +123,43 @@ __device__ inline void wgmma_wait() {  // until at most kGroups groups are under
 }
 
 #define WW_TILE(d, n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
-#define WW_TILES(d, n)                                                                        \
+#define WW_TILES(d, n)                                                                       \
   WW_TILE(d, n), WW_TILE(d, n + 1), WW_TILE(d, n + 2), WW_TILE(d, n + 3), WW_TILE(d, n + 4), \
       WW_TILE(d, n + 5), WW_TILE(d, n + 6), WW_TILE(d, n + 7)
-#define WW_32                                                                                 \
+#define WW_32                                                                                  \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
   "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define WW_64                                                                                  \
-  WW_32                                                                                        \
+#define WW_64                                                                                    \
+  WW_32                                                                                          \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
   "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
 // d (64x64) = a b, or with kAdd d += a b; both in shared memory, K along the rows.
 template <bool kAdd>
 __device__ inline void wgmma(float (&d)[8][4], uint64_t a, uint64_t b) {
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0; "
-               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WW_32
-               "}, %32, %33, p, 1, 1, 0, 0; }"
-               : WW_TILES(d, 0)
-               : "l"(a), "l"(b), "n"(int(kAdd)));
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %34, 0; "
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WW_32 "}, %32, %33, p, 1, 1, 0, 0; }"
+      : WW_TILES(d, 0)
+      : "l"(a), "l"(b), "n"(int(kAdd)));
 }
 
 // d += a b; a in registers as for mma, b in shared memory, K down the rows.
 __device__ inline void wgmma_add(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, 1, 0; "
-               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WW_32
-               "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1; }"
-               : WW_TILES(d, 0)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, 1, 0; "
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WW_32
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1; }"
+      : WW_TILES(d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 __device__ inline void wgmma_add(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, 1, 0; "
-               "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" WW_64
-               "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1; }"
-               : WW_TILES(d, 0), WW_TILES(d, 8)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, 1, 0; "
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" WW_64
+      "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1; }"
+      : WW_TILES(d, 0), WW_TILES(d, 8)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 #undef WW_TILE
