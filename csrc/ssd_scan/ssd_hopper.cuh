@@ -24,7 +24,9 @@ struct HopperTask : StreamTask {
   bool is_mapped;            // they are there
 };
 
-constexpr int kHopperThreads = 160;
+// A warpgroup that computes, and one of which a warp loads: only whole ones can pass registers on, and
+// with an equal share for all, two blocks of a multiprocessor would spill.
+constexpr int kHopperThreads = 256;
 
 template <int kN>
 struct Hopper {
@@ -185,15 +187,19 @@ struct Hopper {
   // y = exp(S)∘y + (g∘L∘dt)·X
   __device__ void finish_outputs(const Decays& d, float (&g)[8][4], float (&y)[8][4]) const {
     const int row = warp * 16 + lane / 4;
-    const float of_row[2] = {d.row[row], d.row[row + 8]}, in[2] = {d.in[row], d.in[row + 8]};
-    uint32_t m[4][4] = {};
+    const float of_row[2] = {d.row[row], d.row[row + 8]};
+    uint32_t m[4][4];
     ptx::wgmma_wait<1>();
     ptx::pin(g);
     repeat<4>([&](auto u) {
-      if (u <= warp) mask_block(g[2 * u], g[2 * u + 1], d, u, of_row, m[u]);
+      if (u <= warp)
+        mask_block(g[2 * u], g[2 * u + 1], d, u, of_row, m[u]);
+      else
+        m[u][0] = m[u][1] = m[u][2] = m[u][3] = 0;
     });
     ptx::wgmma_wait<0>();
     ptx::pin(y);
+    const float in[2] = {d.in[row], d.in[row + 8]};
 #pragma unroll
     for (int n = 0; n < 8; ++n)
       y[n][0] *= in[0], y[n][1] *= in[0], y[n][2] *= in[1], y[n][3] *= in[1];
@@ -387,18 +393,18 @@ __global__ void __launch_bounds__(kHopperThreads, 2)
     ptx::fence_async();
   }
   __syncthreads();
-  const SsdScanParams& p = task.p;
   const StreamSegment& segment = small.segment;
   S s(task, small, ptx::shared_address(stages));
   if (threadIdx.x >= S::kThreads) {
+    ptx::release_registers<56>();
+    if (threadIdx.x >= S::kThreads + 32) return;
     if (!segment.is_last) s.load(false);
     s.load(true);
     return;
   }
+  ptx::acquire_registers<200>();
   for (int i = threadIdx.x; i < S::kP; i += S::kThreads)
-    small.D[i] = p.D && segment.p0 + i < p.P
-                     ? p.D[segment.h * p.D_stride_h + (segment.p0 + i) * p.D_stride_p]
-                     : 0.f;
+    small.D[i] = skip_of(task.p, segment.h, segment.p0 + i);
   run_segment(task, segment, s);
 }
 #else

@@ -31,33 +31,26 @@ struct Stream {
     Decays decays[2];
     float D[kP];
     float partial[kWarps][kP];
-    uint32_t work;
+    StreamSegment segment;
   };
   static constexpr int kSharedBytes = kBuffers * (kBytesX + kBytesB) + kBytesC + int(sizeof(Small));
 
   const SsdScanParams& p;
   Small& small;
-  uint32_t memory;          // X, B; then C
-  int64_t b, h, p0, begin, end;
-  const bf16_t *x, *B, *C;  // token 0 of the row
+  const StreamSegment segment;
+  uint32_t memory;               // X, B; then C
+  const bf16_t *x, *B, *C;       // token 0 of the row
   int lane, warp;
   bool is_aligned;
-  bool has_state;           // it may be other than zero
-  float A;                  // times log2(e)
+  bool has_state;                // it may be other than zero
+  float A;                       // times log2(e)
   float state[kTilesP][kTilesN][4];
 
-  __device__ Stream(const StreamTask& task, Small& small, uint32_t memory,
-                    const StreamSegment& segment)
-      : p(task.p),
-        small(small),
-        memory(memory),
-        b(segment.b),
-        h(segment.h),
-        p0(segment.p0),
-        begin(segment.begin),
-        end(segment.end) {
+  __device__ Stream(const StreamTask& task, Small& small, uint32_t memory)
+      : p(task.p), small(small), segment(small.segment), memory(memory) {
+    const int64_t b = segment.b, h = segment.h;
     const int64_t g = uint32_t(h) / (uint32_t(p.H) / uint32_t(p.G));
-    x = static_cast<const bf16_t*>(p.x) + b * p.x_stride_b + h * p.x_stride_h + p0;
+    x = static_cast<const bf16_t*>(p.x) + b * p.x_stride_b + h * p.x_stride_h + segment.p0;
     B = static_cast<const bf16_t*>(p.B_) + b * p.B_stride_b + g * p.B_stride_g;
     C = static_cast<const bf16_t*>(p.C) + b * p.C_stride_b + g * p.C_stride_g;
     lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -82,7 +75,9 @@ struct Stream {
     return R::place(lane / 16 * 8 + lane % 8, lane / 8 % 2);
   }
 
-  __device__ Outputs<kP> outputs() const { return {p, b, h, p0, is_aligned}; }
+  __device__ Outputs<kP> outputs() const {
+    return {p, segment.b, segment.h, segment.p0, is_aligned};
+  }
 
   // --- Copies ---
 
@@ -115,13 +110,16 @@ struct Stream {
           uint4 words = {};
           bf16_t element[8];
         } eight;
-        for (int j = 0; exists && j < 8; ++j) eight.element[j] = from[j];
+#pragma unroll
+        for (int j = 0; j < 8; ++j)
+          if (exists) eight.element[j] = from[j];
         ptx::store_shared(to + R::place(row, piece), eight.words);
       }
     }
   }
   __device__ void copy_xb(const Chunk& c, int buffer) const {
-    copy_rows<RowsX, kP>(x_at(buffer), x + c.t * p.x_stride_t, p.x_stride_t, p.P - p0, c.length);
+    copy_rows<RowsX, kP>(x_at(buffer), x + c.t * p.x_stride_t, p.x_stride_t, p.P - segment.p0,
+                         c.length);
     copy_rows<RowsN, kN>(b_at(buffer), B + c.t * p.B_stride_t, p.B_stride_t, p.N, c.length);
   }
   __device__ void copy_c(const Chunk& c) const {
@@ -275,7 +273,7 @@ struct Stream {
           widen_word<bf16_t>(
               ptx::load_shared(x_at(buffer) + RowsX::place(i, column / 8) + column % 8 / 2 * 4),
               pair);
-          in[half] = d.step[i] * pair[column % 2];
+          in[half] = d.step[i] * (column % 2 ? pair[1] : pair[0]);
         }
 #pragma unroll
         for (int n = 0; n < kTilesN; ++n) {
@@ -304,7 +302,7 @@ struct Stream {
       if constexpr (kOutputs) {
         __syncthreads();
         const int column = threadIdx.x;
-        if (column < kP && p0 + column < p.P) {
+        if (column < kP && segment.p0 + column < p.P) {
           float y = 0.f;
           for (int w = 0; w < kWarps; ++w) y += small.partial[w][column];
           outputs().store_one(t, column, y, small.D[column]);
@@ -322,15 +320,15 @@ struct Stream {
   __device__ float run() {
     double decay = 0.0;
     bool kept = true;
-    Chunk now = plan_chunk(p, b, begin, end);
+    Chunk now = plan_chunk(p, segment.b, segment.begin, segment.end);
     if (now.length) {
       copy_xb(now, 0);
       if (kOutputs) copy_c(now);
       ptx::cp_async_commit();
-      if (warp == 0) store_decays(load_steps(p, b, h, now), A, small.decays[0]);
+      if (warp == 0) store_decays(load_steps(p, segment.b, segment.h, now), A, small.decays[0]);
     }
     for (int turn = 0; now.length; ++turn) {
-      const Chunk next = plan_chunk(p, b, now.t + now.length, end);
+      const Chunk next = plan_chunk(p, segment.b, now.t + now.length, segment.end);
       const Decays& d = small.decays[turn % 2];
       ptx::cp_async_wait<0>();
       __syncthreads();  // the chunk is there
@@ -340,7 +338,7 @@ struct Stream {
       }
       const bool prepares = next.length && warp == (turn + 1) % kWarps;
       float2 steps{};
-      if (prepares) steps = load_steps(p, b, h, next);
+      if (prepares) steps = load_steps(p, segment.b, segment.h, next);
       if (now.fresh) {
         zero_state();
         kept = has_state = false;
@@ -413,7 +411,7 @@ struct Stream {
       for (int n = 0; n < kTilesN; ++n)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int64_t row = p0 + m * 16 + half * 8 + lane / 4;
+          const int64_t row = segment.p0 + m * 16 + half * 8 + lane / 4;
           const int64_t column = (warp * kTilesN + n) * 8 + lane % 4 * 2;
           if (row < p.P && column < p.N)
             f(reinterpret_cast<float2&>(state[m][n][2 * half]), row * p.N + column);
@@ -428,12 +426,12 @@ __global__ void __launch_bounds__(128) ssd_stream(const __grid_constant__ Stream
   const SsdScanParams& p = task.p;
   typename S::Small& small =
       *reinterpret_cast<typename S::Small*>(memory + S::kSharedBytes - sizeof(typename S::Small));
-  if (threadIdx.x == 0) small.work = take_work(task);
+  if (threadIdx.x == 0) small.segment = StreamSegment::make<kP>(task, take_work(task));
   __syncthreads();
-  const StreamSegment segment = StreamSegment::make<kP>(task, small.work);
-  S s(task, small, ptx::shared_address(memory), segment);
+  const StreamSegment& segment = small.segment;
+  S s(task, small, ptx::shared_address(memory));
   for (int i = threadIdx.x; i < kP; i += S::kThreads)
-    small.D[i] = p.D && s.p0 + i < p.P ? p.D[s.h * p.D_stride_h + (s.p0 + i) * p.D_stride_p] : 0.f;
+    small.D[i] = skip_of(p, segment.h, segment.p0 + i);
   run_segment(task, segment, s);
 }
 

@@ -82,6 +82,17 @@ __device__ inline bool barrier_or(bool v) {
   return any;
 }
 
+// A warpgroup gives registers back, or waits for more of them. What a block starts with is the same
+// for all of its threads.
+template <int kRegisters>
+__device__ inline void release_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ inline void acquire_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 // Stores four 8x8 matrices of 16-bit elements; lane l names row l % 8 of matrix l / 8.
 __device__ inline void stmatrix(uint32_t address, uint32_t r0, uint32_t r1, uint32_t r2,
                                 uint32_t r3) {

@@ -29,8 +29,8 @@ __device__ inline void widen_word(uint32_t word, float* out) {
   if constexpr (dtype_of<T> == DType::f32) {
     out[0] = __uint_as_float(word);
   } else if constexpr (dtype_of<T> == DType::bf16) {
-    out[0] = __uint_as_float(word << 16);
-    out[1] = __uint_as_float(word & 0xffff0000);
+    asm("shl.b32 %0, %1, 16;" : "=f"(out[0]) : "r"(word));  // no moves between register types
+    asm("and.b32 %0, %1, 0xffff0000;" : "=f"(out[1]) : "r"(word));
   } else {
     asm("{ .reg .f16 lo, hi; mov.b32 {lo, hi}, %2; cvt.f32.f16 %0, lo; cvt.f32.f16 %1, hi; }"
         : "=f"(out[0]), "=f"(out[1])
