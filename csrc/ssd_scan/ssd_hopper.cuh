@@ -339,7 +339,7 @@ struct Hopper {
         }
       }
     }
-    sync();  // the last place of a chunk is read
+    sync();  // all know that there is no more
     if (threadIdx.x == 0) {
       ptx::mbarrier_arrive(empty());
       ptx::tma_store_wait_read();

@@ -2,9 +2,12 @@
 // Which CUDA kernel a scan takes:
 //
 //   ssd_stream     bf16 where 8 divides P and N, and N is at most 256
-//   ssd_hopper     of these, on compute capability 9 those whose tiles of ssd_stream are 64 wide: N
-//                  at most 128, and P that tiles of 80 do not waste less of
+//   ssd_hopper     of these, on compute capability 9, where ssd_stream has tiles of 64 columns of P:
+//                  N at most 128, and tiles of 80 would not waste less of P
 //   ssd_recurrent  everything else
+//
+// Strides never change the kernel, and so not the bits. The first two cut rows into segments until
+// there is a block for every multiprocessor.
 #include "core/cuda/tensor_map.h"
 #include "ssd_scan/ssd_hopper.cuh"
 #include "ssd_scan/ssd_recurrent.cuh"
@@ -108,7 +111,6 @@ struct StreamPlan {
   int64_t segment_tokens, state_bytes, flag_bytes;
 };
 
-// Cut rows into segments until there is a block for every multiprocessor.
 cudaError_t plan_stream(const SsdScanParams& p, const StreamKernel& k, StreamPlan* plan) {
   int sms;
   const cudaError_t status = multiprocessors(&sms);

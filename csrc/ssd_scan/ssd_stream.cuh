@@ -38,12 +38,12 @@ struct Stream {
   const SsdScanParams& p;
   Small& small;
   const StreamSegment segment;
-  uint32_t memory;               // X, B; then C
-  const bf16_t *x, *B, *C;       // token 0 of the row
+  uint32_t memory;          // X, B; then C
+  const bf16_t *x, *B, *C;  // token 0 of the row
   int lane, warp;
   bool is_aligned;
-  bool has_state;                // it may be other than zero
-  float A;                       // times log2(e)
+  bool has_state;           // it may be other than zero
+  float A;                  // times log2(e)
   float state[kTilesP][kTilesN][4];
 
   __device__ Stream(const StreamTask& task, Small& small, uint32_t memory)
