@@ -156,7 +156,7 @@ def test_tiles(target: str) -> None:
 
 
 def test_rows_cut_into_segments(target: str) -> None:
-    """Rows so long, and so few, that blocks share one: the last part is short, and so is a chunk."""
+    """Rows so long, and so few, that blocks share one; the last part and its end are short."""
     for N, options in ((128, "s"), (64, "siz")):
         case = make(1, 800, 1, 64, 1, N, 64, BF16, options)
         check_one(ops.ssd_scan, case)
