@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(
 
 class Row(ctypes.Structure):  # csrc/core/cuda/api.h
     _fields_ = (
-        *((name, ctypes.c_char_p) for name in ("op", "variant", "dtypes", "symbol")),
+        *((name, ctypes.c_char_p) for name in ("op", "variant", "dtypes", "when", "symbol")),
         *((name, ctypes.c_int32) for name in ("arch", "registers", "shared", "local")),
     )
 

@@ -43,6 +43,15 @@ SHAPES: list[tuple[int, ...]] = [
     (1, 9, 2, 6, 1, 130, 16),
     (1, 5, 1, 3, 1, 515, 16),
 ]
+# Every tile that a GPU kernel has of P and N, and tiles that are not full
+TILES: list[tuple[int, ...]] = [
+    (1, 130, 2, 128, 1, 128, 64),
+    (1, 130, 2, 64, 1, 96, 64),
+    (1, 70, 2, 80, 1, 64, 64),
+    (1, 130, 2, 80, 1, 128, 64),
+    (1, 130, 2, 72, 1, 40, 64),
+    (1, 130, 2, 40, 1, 256, 64),
+]
 
 
 def make(B: int, T: int, H: int, P: int, G: int, N: int, chunk: int, dtype: torch.dtype = BF16,
@@ -145,6 +154,33 @@ FAULTS: dict[str, kit.Fault] = {
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 def test_accuracy(target: str, dtype: torch.dtype) -> None:
     check(ops.ssd_scan, dtype)
+
+
+def test_tiles(target: str) -> None:
+    check(ops.ssd_scan, shapes=TILES)
+
+
+def test_rows_cut_into_segments(target: str) -> None:
+    """Rows so long, and so few, that blocks share one; the last part and its end are short."""
+    for N, options in ((128, "s"), (64, "siz")):
+        case = make(1, 800, 1, 64, 1, N, 64, BF16, options)
+        check_one(ops.ssd_scan, case)
+    check_repeatable(ops.ssd_scan, case)
+
+
+@pytest.mark.parametrize("where", ["x", "B", "C", "dt", "z"])
+def test_nan_stays_in_its_sequence(target: str, where: str) -> None:
+    case = make(1, 1100, 1, 64, 1, 64, 64, BF16, "sz")
+    cuts = torch.tensor([0, 130, 700, 1100])
+    case["seq_idx"] = (torch.arange(1100)[None, :, None] >= cuts[1:3]).sum(2, dtype=torch.int32)
+    expected = run(ops.ssd_scan, case)
+    poisoned = case[where].clone()
+    poisoned[:, [130, 699]] = nan
+    out, final = run(ops.ssd_scan, case | {where: poisoned})
+    assert not torch.isfinite(out[:, 699]).any()
+    for inside in (slice(0, 130), slice(700, 1100)):
+        kit.assert_same_bits(out[:, inside], expected[0][:, inside])
+    kit.assert_same_bits(final, expected[1])
 
 
 def test_planted_faults() -> None:

@@ -2,7 +2,14 @@
 // Which CUDA kernel a scan takes:
 //
 //   ssd_stream     bf16 where 8 divides P and N, and N is at most 256
+//   ssd_hopper     of these, on compute capability 9, where ssd_stream has tiles of 64 columns of P:
+//                  N at most 128, and tiles of 80 would not waste less of P
 //   ssd_recurrent  everything else
+//
+// Strides never change the kernel, and so not the bits. The first two cut rows into segments until
+// there is a block for every multiprocessor.
+#include "core/cuda/tensor_map.h"
+#include "ssd_scan/ssd_hopper.cuh"
 #include "ssd_scan/ssd_recurrent.cuh"
 #include "ssd_scan/ssd_stream.cuh"
 
@@ -31,6 +38,18 @@ const StreamKernel kStream[] = {StreamKernel::make<64, 64, 2>("stream P64 N64"),
                                 StreamKernel::make<80, 128, 2>("stream P80 N128"),
                                 StreamKernel::make<32, 256, 1>("stream P32 N256")};
 
+struct HopperKernel {
+  int N, shared;
+  CudaKernel<HopperTask> kernel;
+
+  template <int kN>
+  static HopperKernel make(const char* variant) {
+    return {kN, Hopper<kN>::kSharedBytes, {"ssd_scan", variant, "bfloat16", ssd_hopper<kN>}};
+  }
+};
+const HopperKernel kHopper[] = {HopperKernel::make<64>("hopper P64 N64"),
+                                HopperKernel::make<128>("hopper P64 N128")};
+
 const CudaKernel<RecurrentTask> kRecurrent[2][3] = {
     {{"ssd_scan", "recurrent", "float32", ssd_recurrent<float, 4, 4>},
      {"ssd_scan", "recurrent x4", "float32", ssd_recurrent<float, 16, 2>},
@@ -49,6 +68,34 @@ const StreamKernel* stream_kernel(const SsdScanParams& p) {
   return best;
 }
 
+// The kernel for sm_90a with the same tiles, or null.
+const HopperKernel* hopper_kernel(const StreamKernel& k) {
+  int device, major;
+  if (k.P != 64 || cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      major != 9)
+    return nullptr;
+  for (const HopperKernel& hopper : kHopper) {
+    cudaFuncAttributes attributes;
+    if (hopper.N == k.N &&
+        cudaFuncGetAttributes(&attributes, hopper.kernel.row.function) == cudaSuccess &&
+        attributes.maxThreadsPerBlock >= kHopperThreads)  // less: not compiled for sm_90a
+      return &hopper;
+  }
+  return nullptr;
+}
+
+bool make_tensor_maps(const SsdScanParams& p, HopperTask* task) {
+  return make_tensor_map(&task->x, p.x, {p.P, p.T, p.H, p.B},
+                         {p.x_stride_t, p.x_stride_h, p.x_stride_b}) &&
+         make_tensor_map(&task->B, p.B_, {p.N, p.T, p.G, p.B},
+                         {p.B_stride_t, p.B_stride_g, p.B_stride_b}) &&
+         make_tensor_map(&task->C, p.C, {p.N, p.T, p.G, p.B},
+                         {p.C_stride_t, p.C_stride_g, p.C_stride_b}) &&
+         make_tensor_map(&task->out, p.out, {p.P, p.T, p.H, p.B},
+                         {p.H * p.P, p.P, p.T * p.H * p.P});
+}
+
 bool is_aligned(const SsdScanParams& p) {
   for (const void* base : {p.x, p.B_, p.C, p.z})
     if (reinterpret_cast<uintptr_t>(base) % 16) return false;
@@ -64,7 +111,6 @@ struct StreamPlan {
   int64_t segment_tokens, state_bytes, flag_bytes;
 };
 
-// Cut rows into segments until there is a block for every multiprocessor.
 cudaError_t plan_stream(const SsdScanParams& p, const StreamKernel& k, StreamPlan* plan) {
   int sms;
   const cudaError_t status = multiprocessors(&sms);
@@ -93,7 +139,8 @@ int run_stream(const SsdScanParams& p, const StreamKernel& k, cudaStream_t strea
   StreamPlan plan;
   cudaError_t status = plan_stream(p, k, &plan);
   if (status != cudaSuccess) return status;
-  StreamTask task{
+  HopperTask task{};
+  static_cast<StreamTask&>(task) = {
       p,       plan.tiles, plan.units, plan.segments, plan.segment_tokens, is_aligned(p),
       nullptr, nullptr};
   if (plan.segments > 1) {
@@ -102,7 +149,12 @@ int run_stream(const SsdScanParams& p, const StreamKernel& k, cudaStream_t strea
     status = cudaMemsetAsync(task.ready, 0, size_t(plan.flag_bytes), stream);
     if (status != cudaSuccess) return status;
   }
-  return k.kernel.launch(int64_t(plan.units) * plan.segments, 128, stream, task, k.shared);
+  const int64_t blocks = int64_t(plan.units) * plan.segments;
+  if (const HopperKernel* hopper = hopper_kernel(k)) {
+    task.is_mapped = make_tensor_maps(p, &task);
+    return hopper->kernel.launch(blocks, kHopperThreads, stream, task, hopper->shared);
+  }
+  return k.kernel.launch(blocks, 128, stream, task, k.shared);
 }
 
 int run_recurrent(const SsdScanParams& p, cudaStream_t stream) {

@@ -35,4 +35,9 @@ __device__ inline float step_of(const SsdScanParams& p, int64_t b, int64_t t, in
   return time_step(raw + (p.dt_bias ? p.dt_bias[h] : 0.f), p.dt_softplus, p.dt_min, p.dt_max);
 }
 
+// D of a column, 0 where there is none.
+__device__ inline float skip_of(const SsdScanParams& p, int64_t h, int64_t column) {
+  return p.D && column < p.P ? p.D[h * p.D_stride_h + column * p.D_stride_p] : 0.f;
+}
+
 }  // namespace ww
