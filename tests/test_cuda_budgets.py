@@ -100,19 +100,22 @@ GRIDS = {
 def reached() -> dict[str, int]:
     """The most shared memory that a launch of each kernel took in the grids of the ops' tests."""
     shared: dict[str, int] = {}
-    for op, dtypes in GRIDS.items():
-        tests = importlib.import_module(f"test_{op}")
-        for dtype in dtypes:  # the race checker runs in the op's own tests
-            with targets.simulated("A100", check_races=0, check_unwritten=0):
-                tests.check(getattr(ops, op), dtype)
-                for launch in simulator().counters():
-                    name = kernels("sm_80")[launch["symbol"]].name
-                    shared[name] = max(shared.get(name, 0), launch["shared_bytes"])
+    for arch, device in DEVICES.items():
+        if names(arch) <= set(shared):  # no kernel of its own
+            continue
+        for op, dtypes in GRIDS.items():
+            tests = importlib.import_module(f"test_{op}")
+            for dtype in dtypes:  # the race checker runs in the op's own tests
+                with targets.simulated(device, check_races=0, check_unwritten=0):
+                    tests.check(getattr(ops, op), dtype)
+                    for launch in simulator().counters():
+                        name = kernels(arch)[launch["symbol"]].name
+                        shared[name] = max(shared.get(name, 0), launch["shared_bytes"])
     return shared
 
 
 def test_the_grids_of_the_ops_reach_every_kernel(reached: dict[str, int]) -> None:
-    missing = sorted(names("sm_80") - set(reached))
+    missing = sorted(names(*DEVICES) - set(reached))
     assert not missing, "add a shape to SHAPES of the op's tests for:\n" + "\n".join(missing)
 
 
