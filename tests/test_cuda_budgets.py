@@ -10,6 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,10 +131,12 @@ def test_every_kernel_has_one_budget() -> None:
 def resources(reached: dict[str, int]) -> tuple[list[tuple[Any, ...]], list[str]]:
     """A table, and what is over its budget."""
     rows, broken = [], []
+    texts = sorted({(k.text, arch) for arch in DEVICES for k in kernels(arch).values()})
+    with ThreadPoolExecutor(2) as pool:
+        compiled = dict(zip(texts, pool.map(lambda t: build.resources(*t), texts), strict=True))
     for arch in DEVICES:
-        compiled = {t: build.resources(t, arch) for t in {k.text for k in kernels(arch).values()}}
         for symbol, (name, text) in kernels(arch).items():
-            found = compiled[text][symbol]
+            found = compiled[text, arch][symbol]
             budget, spills = BUDGETS["kernels"][name], BUDGETS["spills"].get(name, {})
             dynamic = max(reached.get(name, 0) - found.shared, 0)
             rows.append((name, arch, found.registers, found.spilled, found.shared, dynamic))
