@@ -52,6 +52,12 @@ class Compiled(NamedTuple):
     text: str  # the PTX that the device takes
 
 
+def is_stub(symbol: bytes, text: str) -> bool:
+    """What stands for a kernel of another architecture: launched with one thread at the most."""
+    head = text.partition(f".entry {symbol.decode()}(")[2].partition("{")[0]
+    return re.search(r"\.maxntid 1\b(?!,? *\d*[2-9])", head) is not None
+
+
 @cache
 def kernels(arch: str) -> dict[str, Compiled]:
     """By symbol, those that the device can run."""
@@ -65,7 +71,7 @@ def kernels(arch: str) -> dict[str, Compiled]:
                 b", ".join((r.op, r.variant, r.dtypes)).decode(), ptx(r.symbol).decode()
             )
             for r in rows
-            if r.arch
+            if r.arch and not is_stub(r.symbol, ptx(r.symbol).decode())
         }
     assert len({k.name for k in found.values()}) == len(found), "two rows of a name"
     return found
