@@ -143,6 +143,7 @@ class KernelPrograms {
   const Program& entry() const { return *programs_.at(&kernel_); }
   const Program* find(const ptx::Function* function) const;
   const ptx::Instruction* at_line(uint32_t line) const;  // of the PTX; null if none is there
+  const Program* owner(const Op& op) const;  // null: it stands at the end of a function
 
  private:
   const ptx::Function& kernel_;

@@ -56,16 +56,23 @@ struct Launch {
   std::vector<Report> reports = {};
   uint64_t suppressed = 0;       // findings at further instructions, beyond options.max_reports
   uint64_t instructions = 0;     // executed warp instructions
-  uint64_t progress = 0;         // counts whatever may let something else go on
+  uint64_t progress = 0;         // counts whatever others could notice
   uint32_t shared_bytes = 0;     // of a block, with the reserved part
   std::string* printed = nullptr;
   uint64_t grid_workspace = 0;   // of cooperative launches: the counters of grid.sync()
   uint64_t resident_limit = 1;   // blocks that the card holds at once
   std::vector<std::unique_ptr<Cluster>> resident = {};
 
+  // The warp has looked at a place that only somebody else changes: for finding loops that never
+  // end.
+  void poll(Warp& w, uint64_t address);
+  uint64_t next_spin_check = 0;  // in instructions
+
   uint64_t started = 0;          // clusters, with those that were cancelled
   // Takes the next cluster that has not started out of the launch; false if there is none.
   bool cancel_cluster(Dim3* first_block);
+
+  bool may_start(uint64_t clusters) const;  // one more, of so many
 
   // Runs all blocks. False if the kernel faulted; reports say why.
   bool run();

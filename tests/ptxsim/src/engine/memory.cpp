@@ -86,6 +86,9 @@ Block& shared_block(Warp& w, const Op& op, int lane, uint32_t address) {
   if (rank > blocks.size())
     fault(w, op, Report::Kind::out_of_bounds, 1u << lane,
           "shared address " + hex(address) + " is of no block of the cluster");
+  if (blocks[rank - 1].live == 0)
+    fault(w, op, Report::Kind::out_of_bounds, 1u << lane,
+          "shared address " + hex(address) + " is of a block that has exited");
   return blocks[rank - 1];
 }
 

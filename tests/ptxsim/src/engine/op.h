@@ -26,10 +26,12 @@ struct Op {
   const void* form = nullptr;  // further details, owned by the program
   uint32_t slot[8] = {};       // operands: offsets of registers and constants in the frame
   int64_t immediate = 0;
+  uint32_t line = 0;           // of the PTX
   uint32_t guard = kNone;      // predicate register
   bool guard_negated = false;
   bool is_label = false;       // something jumps here, so fragments may meet
   bool converges = false;      // all live lanes of the warp must be here: .aligned
+  bool touches_wgmma = false;  // a register of one
   InstructionClass kind = InstructionClass::control;
   static constexpr uint32_t kNone = 0xffffffff;
 };

@@ -57,18 +57,13 @@ Report make_report(const Warp& w, const Op& op, Report::Kind kind, uint32_t lane
   r.thread = w.thread(lanes ? std::countr_zero(lanes) : 0);
   r.text = text;
   if (std::popcount(lanes) > 1) r.text += " (" + std::to_string(std::popcount(lanes)) + " lanes)";
-  // The operation may belong to another warp or to work that its thread has left behind.
-  for (const auto& fragment : w.fragments)
-    for (const Frame* frame = fragment.frame.get(); frame; frame = frame->caller.get()) {
-      const Program& p = *frame->program;
-      if (&op < p.ops.data() || &op >= p.ops.data() + p.function->body.size()) continue;
-      const ptx::Instruction& ins = p.instruction(op);
-      r.ptx_line = ins.line;
-      r.text = ins.spelling() + ": " + r.text;
-      if (ins.source.line)
-        r.source = p.module->files[ins.source.file] + ":" + std::to_string(ins.source.line);
-      return r;
-    }
+  if (const Program* p = w.launch().programs.owner(op)) {
+    const ptx::Instruction& ins = p->instruction(op);
+    r.ptx_line = ins.line;
+    r.text = ins.spelling() + ": " + r.text;
+    if (ins.source.line)
+      r.source = p->module->files[ins.source.file] + ":" + std::to_string(ins.source.line);
+  }
   return r;
 }
 

@@ -60,8 +60,7 @@ void complete(const BulkCopy& c) {
     else
       target.allocation->mark_written(uint64_t(target.data), c.bytes);
     if (!barrier) continue;
-    if (c.launch->races)
-      c.launch->races->release_mbarrier(nullptr, -1, c.agent, *barrier, c.mbarrier);
+    if (c.launch->races) c.launch->races->complete_mbarrier(c.agent, *c.op, *barrier, c.mbarrier);
     step_mbarrier(*c.launch, *barrier, c.mbarrier, MbarrierStep::complete_tx, 0, c.bytes, nullptr,
                   nullptr, -1);
   }

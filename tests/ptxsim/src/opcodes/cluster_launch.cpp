@@ -59,7 +59,7 @@ Flow run_try_cancel(Warp& w, const Op& op) {
                launch.races->agent_shared(agent, -1, op, *block, to, kAnswerBytes, true);
              memcpy(block->shared.data() + to, words, kAnswerBytes);
              mark_shared(*block, to, kAnswerBytes, true);
-             if (launch.races) launch.races->release_mbarrier(nullptr, -1, agent, *block, at);
+             if (launch.races) launch.races->complete_mbarrier(agent, op, *block, at);
              step_mbarrier(launch, *block, at, MbarrierStep::complete_tx, 0, kAnswerBytes, nullptr,
                            nullptr, -1);
            }
