@@ -43,8 +43,6 @@ __device__ inline bool mbarrier_test(uint64_t* bar, uint32_t parity) {
   return done;
 }
 
-#if __CUDA_ARCH__ >= 900
-
 __device__ inline void mbarrier_expect(uint64_t* bar, uint32_t bytes) {  // and arrives
   asm volatile(
       "{ .reg .b64 t; mbarrier.arrive.expect_tx.shared::cta.b64 t, [%0], %1; }" ::"r"(address(bar)),
@@ -103,6 +101,12 @@ __device__ inline uint64_t descriptor(const void* tile, Swizzle swizzle, uint64_
   return ((address(tile) & 0x3ffff) >> 4) | (leading >> 4) << 16 | (stride >> 4) << 32 |
          uint64_t(swizzle) << 62;
 }
+// Keeps the compiler from moving what defines the accumulators behind the fence.
+template <int kCount>
+__device__ inline void pin(float (&d)[kCount]) {
+#pragma unroll
+  for (float& x : d) asm volatile("" : "+f"(x)::"memory");
+}
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
@@ -117,13 +121,6 @@ __device__ inline void wgmma_n8(float (&d)[4], uint64_t a, uint64_t b) {
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "l"(a), "l"(b));
 }
-__device__ inline void wgmma_n8(float (&d)[4], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0,%1,%2,%3}, {%4,%5,%6,%7}, %8, 1, 1, "
-      "1, 0;"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
 __device__ inline void wgmma_n32(float (&d)[16], uint64_t a, uint64_t b) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
@@ -133,7 +130,5 @@ __device__ inline void wgmma_n32(float (&d)[16], uint64_t a, uint64_t b) {
         "+f"(d[14]), "+f"(d[15])
       : "l"(a), "l"(b));
 }
-
-#endif
 
 }  // namespace ptx

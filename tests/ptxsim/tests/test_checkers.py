@@ -59,6 +59,32 @@ SM80 = [
     Case("endless_loop", "limit", "loop", 1, 64, np.ones(64)),
     Case("traps", "trap", "no_trap"),
 ]
+COPIES = "race through the async proxy"
+SM90 = [
+    Case("wgmma_proxy_fence_missing", COPIES, "wgmma", 1, 128, [16] * 128),
+    Case("wgmma_fence_missing", FLIGHT, "wgmma", 1, 128, [16] * 128),
+    Case("wgmma_commit_missing", FLIGHT, "wgmma", 1, 128, [16] * 128),
+    Case("wgmma_wait_missing", FLIGHT, "wgmma", 1, 128, [16] * 128),
+    Case("wgmma_early_read", FLIGHT, "wgmma", 1, 128, [16] * 128),
+    Case("wgmma_early_write", RACE, "wgmma", 1, 128, [16] * 128),
+    Case("wgmma_early_copy", RACE, "wgmma", 1, 128, [16] * 128),
+    Case("wgmma_registers_a_written", FLIGHT, "wgmma_registers", 1, 128, [16] * 128),
+    Case("wgmma_registers_d_written", FLIGHT, "wgmma_registers", 1, 128, [16] * 128),
+    Case("load_wait_missing", RACE, "load", result=COPY[::-1]),
+    Case("load_expects_less", "deadlock", "load", result=COPY[::-1]),
+    Case("load_expects_more", "deadlock", "load", result=COPY[::-1]),
+    Case("load_expects_too_much", BARRIER, "load", result=COPY[::-1]),
+    Case("load_over_unfenced_write", COPIES, "load", result=COPY[::-1]),
+    Case("exit_with_load", FLIGHT, "load", result=COPY[::-1]),
+    Case("store_fence_missing", COPIES, "store", result=COPY[::-1]),
+    Case("store_barrier_missing", RACE, "store", result=COPY[::-1]),
+    Case("store_wait_missing", RACE, "store", result=COPY[::-1]),
+    Case("exit_with_store", FLIGHT, "store", result=COPY[::-1]),
+    Case("remote_before_start", RACE, "remote", 2, 128, np.r_[128:256, 0:128]),
+    Case("remote_after_exit", f"{BOUNDS}|{FLIGHT}", "remote", 2, 128, np.r_[128:256, 0:128]),
+    Case("map_release_missing", COPIES, "map", result=COPY[::-1]),
+    Case("map_acquire_missing", COPIES, "map", result=COPY[::-1]),
+]
 
 
 def run(library: str, arch: str, device: str, name: str, case: Case,
@@ -77,31 +103,36 @@ def run(library: str, arch: str, device: str, name: str, case: Case,
     return status, kinds, result
 
 
-def on_sm80(name: str, case: Case, seed: int) -> tuple[int, list[str], np.ndarray]:
-    return run("checkers", "80", "A100", name, case, seed)
+ON_SM80 = ("checkers", "80", "A100")
 
 
-def check_right(result: tuple[int, list[str], np.ndarray], case: Case, seed: int) -> None:
-    status, kinds, out = result
-    assert (status, kinds) == (0, []), seed
-    if case.result is not None:
-        expected = np.asarray(case.result)
-        np.testing.assert_array_equal(out[: expected.size], expected)
+def check(where: tuple[str, str, str], case: Case) -> None:
+    for seed in SEEDS:
+        status, kinds, out = run(*where, case.right, case, seed)
+        assert (status, kinds) == (0, []), seed
+        if case.result is not None:
+            expected = np.asarray(case.result)
+            np.testing.assert_array_equal(out[: expected.size], expected)
+        _, kinds, _ = run(*where, case.fault, case, seed)
+        assert set(case.kind.split("|")) & set(kinds), f"seed {seed}: {kinds}"
 
 
 @pytest.mark.parametrize("case", SM80, ids=lambda c: c.fault)
 def test_sm80(case: Case) -> None:
-    for seed in SEEDS:
-        check_right(on_sm80(case.right, case, seed), case, seed)
-        _, kinds, _ = on_sm80(case.fault, case, seed)
-        assert set(case.kind.split("|")) & set(kinds), f"seed {seed}: {kinds}"
+    check(ON_SM80, case)
+
+
+@pytest.mark.parametrize("case", SM90, ids=lambda c: c.fault)
+def test_sm90(case: Case) -> None:
+    check(("checkers_sm90", "90a", "H100"), case)
 
 
 def test_schedule_dependent_result() -> None:
-    case = Case("", "", "")
-    dependent = same_results(lambda seed: {"sum": on_sm80("float_sum", case, seed)[2]}, SEEDS)
-    assert dependent.startswith("sum[0] is ")
-    assert not same_results(lambda seed: {"sum": on_sm80("integer_sum", case, seed)[2]}, SEEDS)
+    def sums(name: str) -> str:
+        return same_results(lambda s: {"sum": run(*ON_SM80, name, SM80[0], s)[2]}, SEEDS)
+
+    assert sums("float_sum").startswith("sum[0] is ")
+    assert not sums("integer_sum")
 
 
 def test_freed_memory() -> None:

@@ -60,7 +60,7 @@ void Checker::access(Warp& w, const Op& op, const Place* places, const Access& a
 
 Stamp Checker::stamp_of(const AgentState& a, int lane, const Op& op) const {
   return {a.row,   a.clock, a.each_lane ? 1u << lane : a.lanes,
-          op.line, 0,       uint8_t(a.proxy ? kProxy : 0)};
+          op.line, 0,       uint8_t(kAgent | (a.proxy ? kProxy : 0))};
 }
 
 void Checker::agent_shared(Agent agent, int lane, const Op& op, Block& block, uint32_t offset,
@@ -231,7 +231,7 @@ void Checker::check(const Stamp& before, const Stamp& mine, const Actor& me, con
   const bool needs_fence = me.proxy && before_writes && !(before.flags & kProxy);
   if (covers(needs_fence ? *me.view->fenced : *me.view->known, before, others)) return;
   const bool through_proxy = needs_fence && covers(*me.view->known, before, others);
-  const bool same_warp = before.row == mine.row;
+  const bool same_warp = before.row == mine.row && !(mine.flags & kAgent);
   const Report::Kind kind = through_proxy ? Report::Kind::proxy_race
                             : same_warp   ? Report::Kind::warp_hazard
                                           : Report::Kind::race;

@@ -17,7 +17,7 @@
 
 namespace ptxsim {
 
-constexpr uint8_t kStrong = 1, kProxy = 2;
+constexpr uint8_t kStrong = 1, kProxy = 2, kAgent = 4;  // flags of an access
 // Every thread of a block knows that the block has started: clock 1. What it does comes later.
 constexpr uint32_t kStarted = 1;
 
