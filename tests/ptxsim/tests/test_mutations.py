@@ -35,12 +35,12 @@ LETTERS = {
 }
 
 
-def outcome(target: str, fault: str, seed: int) -> set[str]:
+def outcome(arch: str, fault: str, seed: int) -> set[str]:
     """The kinds of reports, and "wrong result"; empty if all is right."""
-    library, arch, device = TARGETS[target]
+    library, ptx, device = TARGETS[arch]
     sim = simulator()
-    sim.reset(device, seed=seed)
-    entry = ctypes.CDLL(str(build.kernels(library, arch))).run
+    sim.reset(device, seed=seed, max_reports=1000)
+    entry = ctypes.CDLL(str(build.kernels(library, ptx))).run
     entry.argtypes = [ctypes.c_char_p, *[ctypes.c_int] * 3, *[ctypes.c_void_p] * 5]
     random = np.random.default_rng(seed)
     a, b = (aligned(random.integers(-3, 4, (rows, K)).astype(ml_dtypes.bfloat16))
@@ -58,17 +58,17 @@ def outcome(target: str, fault: str, seed: int) -> set[str]:
     return found if right else found | {"wrong result"}
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_right(target: str) -> None:
+@pytest.mark.parametrize("arch", TARGETS)
+def test_right(arch: str) -> None:
     for seed in SEEDS:
-        assert not outcome(target, "right", seed), seed
+        assert not outcome(arch, "right", seed), seed
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_mutants(target: str, capsys: pytest.CaptureFixture[str]) -> None:
-    table = {fault: [outcome(target, fault, seed) for seed in SEEDS] for fault in MUTANTS[target]}
+@pytest.mark.parametrize("arch", TARGETS)
+def test_mutants(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {fault: [outcome(arch, fault, seed) for seed in SEEDS] for fault in MUTANTS[arch]}
     with capsys.disabled():
-        print(f"\n{target:24s}{''.join(f'{seed:5d}' for seed in SEEDS)}   (seed)")
+        print(f"\n{arch:24s}{''.join(f'{seed:5d}' for seed in SEEDS)}   (seed)")
         for fault, row in table.items():
             cells = ("".join(LETTERS[kind] for kind in sorted(cell)) or "MISSED" for cell in row)
             print(f"  {fault:22s}{''.join(f'{cell:>5s}' for cell in cells)}")

@@ -106,26 +106,26 @@ bool Checker::mapped(const Stamp& s, const Knowledge& acquired) const {
 }
 
 // A map is read through a proxy of its own: besides an order, writes need a release and an acquire.
-void Checker::use_map(Agent agent, const Op& op, const Place& map) {
+void Checker::use_map(Warp& w, int lane, const Op& op, const Place& map) {
   if (!map.allocation || map.allocation->read_only) return;
-  const AgentState& a = agents_.at(agent.id);
-  const Actor me{&a.view[0], a.issuer, &op, 0};
+  const WarpState& s = state(w);
+  const Actor me{&s.views[lane], &w, &op, lane};
   Shadow& shadow = global_[map.allocation->id];
   const uint64_t at = uint64_t(map.data);
-  const auto acquired = map_acquires_.find({state(*a.issuer).row, at});
+  const auto acquired = map_acquires_.find({s.row, at});
   bool missing = false;
   for (uint64_t word = at / 4; word < (at + kTensorMapBytes) / 4; ++word) {
     const Cell& cell = shadow.at(word);
-    for_stamps(cell.write, cell.writes, [&](const Stamp& s) {
-      missing |= acquired == map_acquires_.end() || !mapped(s, *acquired->second);
+    for_stamps(cell.write, cell.writes, [&](const Stamp& write) {
+      missing |= acquired == map_acquires_.end() || !mapped(write, *acquired->second);
     });
   }
   if (missing)
-    finding(*a.issuer, op, Report::Kind::proxy_race, 1,
-            "uses " + a.issuer->launch().memory.describe(at) +
+    finding(w, op, Report::Kind::proxy_race, 1u << lane,
+            "uses " + w.launch().memory.describe(at) +
                 " as a tensor map that was written without fence.proxy.tensormap::generic.release "
                 "after the write and .acquire before the use");
-  touch(shadow, at, kTensorMapBytes, false, stamp_of(a, 0, op), me, map);
+  touch(shadow, at, kTensorMapBytes, false, {s.row, s.clock, 1u << lane, op.line, 0, 0}, me, map);
 }
 
 void Checker::end_block(Warp& w, const Op& op) {

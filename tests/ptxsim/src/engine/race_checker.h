@@ -117,7 +117,7 @@ class Checker : public RaceChecker {
                     uint64_t bytes, bool write) override;
   void join_agent(Warp& w, uint32_t lanes, Agent agent) override;
   void acquire_map(Warp& w, const uint64_t* addresses) override;
-  void use_map(Agent agent, const Op& op, const Place& map) override;
+  void use_map(Warp& w, int lane, const Op& op, const Place& map) override;
 
  private:
   struct Actor {

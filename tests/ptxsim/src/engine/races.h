@@ -51,9 +51,11 @@ class RaceChecker {
                             uint64_t address, uint64_t bytes, bool write) = 0;
   virtual void join_agent(Warp& w, uint32_t lanes, Agent agent) = 0;
 
-  // Tensor maps: fence.proxy.tensormap.acquire of one, and its use by an agent.
+  // Tensor maps: fence.proxy.tensormap.acquire of one, and its use by a copy that a lane issues. It
+  // counts as read then: what waits for that is cp.async.bulk.wait_group.read alone, and grouped
+  // GEMMs take that for loads, too, which are in no group.
   virtual void acquire_map(Warp& w, const uint64_t* addresses) = 0;
-  virtual void use_map(Agent agent, const Op& op, const Place& map) = 0;
+  virtual void use_map(Warp& w, int lane, const Op& op, const Place& map) = 0;
 };
 
 std::unique_ptr<RaceChecker> make_race_checker();

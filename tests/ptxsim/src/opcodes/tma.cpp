@@ -205,7 +205,7 @@ Flow run_tma(Warp& w, const Op& op) {
     }
     if (launch.races) {
       c.agent = launch.races->start_agent(w, 1u << l, false, true);
-      launch.races->use_map(c.agent, op, map);
+      launch.races->use_map(w, l, op, map);
     }
     const Agent agent = c.agent;
     w.block->cluster->pending.push_back(
