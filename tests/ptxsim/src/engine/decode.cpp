@@ -470,6 +470,7 @@ KernelPrograms::KernelPrograms(const ptx::Module& module, const ptx::Function& k
     lay_out_variables(*program);
     program->static_shared = uses_dynamic ? dynamic : used;
     if (!f->is_declaration) decode_function(*program, layout_);
+    for (const Op& op : program->ops) independent_ &= !op.between_blocks;
   }
 }
 

@@ -108,8 +108,7 @@ bool polls_in_vain(const Launch& launch, const Warp& w, uint64_t times) {
 
 // All that could run polls, and nothing more will start.
 bool only_spins(Launch& launch) {
-  const uint64_t clusters = launch.config.grid.count() / launch.config.cluster.count();
-  if (launch.instructions < launch.next_spin_check || launch.may_start(clusters)) return false;
+  if (launch.instructions < launch.next_spin_check || launch.may_start()) return false;
   launch.next_spin_check = launch.instructions + 25 * kHopeless;
   for (const auto& cluster : launch.resident) {
     if (!cluster->pending.empty()) return false;
@@ -235,16 +234,20 @@ Schedule::Schedule(uint64_t seed)
 }
 
 bool Launch::cancel_cluster(Dim3* first) {
-  if (started >= config.grid.count() / config.cluster.count()) return false;
+  if (started >= clusters()) return false;
   const Dim3 at = cluster_index(config, started++);
   *first = {at.x * config.cluster.x, at.y * config.cluster.y, at.z * config.cluster.z};
   return true;
 }
 
+uint64_t Launch::clusters() const {
+  return (config.grid.count() / config.cluster.count() - part + parts - 1) / parts;
+}
+
 // What the card holds at once; blocks may rely on one another only within that (PTX ISA,
 // cooperative launches), and starting in order is what cards do.
-bool Launch::may_start(uint64_t clusters) const {
-  return started < clusters &&
+bool Launch::may_start() const {
+  return started < clusters() &&
          (resident.size() + 1) * config.cluster.count() <= std::max<uint64_t>(resident_limit, 1);
 }
 
@@ -258,9 +261,8 @@ void Launch::poll(Warp& w, uint64_t address) {
 }
 
 bool Launch::run() {
-  const uint64_t clusters = config.grid.count() / config.cluster.count();
   try {
-    while (started < clusters || !resident.empty()) {
+    while (started < clusters() || !resident.empty()) {
       bool ran = false;
       for (size_t i = 0; i < resident.size();) {
         ran |= run_cluster(*this, *resident[i],
@@ -275,8 +277,8 @@ bool Launch::run() {
       }
       // More start when what runs has used up its turn, so that blocks overlap as on a card, or at
       // once if it cannot go on without them.
-      if (may_start(clusters)) {
-        resident.push_back(start_cluster(*this, started++));
+      if (may_start()) {
+        resident.push_back(start_cluster(*this, part + parts * started++));
         ++progress;
         ran = true;
       }

@@ -136,18 +136,66 @@ void Checker::end_block(Warp& w, const Op& op) {
     for (const View& v : s.views)
       if (seen.insert(v.known.get()).second) all.join(*v.known);
   const uint32_t end = b.first_row + kRowsOfWarp * uint32_t(b.warps.size());
+  std::set<uint32_t> told;  // one report for a line
   b.shadow.for_each([&](uint64_t word, const Cell& cell) {
     const auto check_over = [&](const Stamp& s) {
       const bool own = s.row >= b.first_row && s.row < end;
       if ((own && (s.row - b.first_row) % kRowsOfWarp == 0) || covers(all, s, s.lanes)) return;
+      if (!told.insert(s.line).second) return;
       finding(w, op, Report::Kind::async_hazard, w.mask,
               "the block exits, but nothing in it knows that the access to shared " +
-                  hex(word * 4) + " at PTX line " + std::to_string(s.line) + " by " + who(s, w.launch()) +
-                  " is over");
+                  hex(word * 4) + " at PTX line " + std::to_string(s.line) + " by " +
+                  who(s, w.launch()) + " is over");
     };
     for_stamps(cell.write, cell.writes, check_over);
     for_stamps(cell.read, cell.reads, check_over);
   });
+}
+
+void Checker::add_part(RaceChecker& part, Launch& launch) {
+  auto& other = static_cast<Checker&>(part);
+  first_rows_.merge(other.first_rows_);
+  std::set<std::pair<uint32_t, uint32_t>> told;  // one report for two lines
+  for (auto& [id, shadow] : other.global_) {
+    Shadow& mine = global_[id];
+    shadow.for_each([&](uint64_t word, const Cell& theirs) {
+      if (!theirs.write.clock && !theirs.read.clock) return;
+      Cell& cell = mine.at(word);
+      const auto compare = [&](const Stamp& a, const char* a_does, const Stamp& b,
+                               const char* b_does) {
+        if ((a.bytes & b.bytes) && told.insert({a.line, b.line}).second)
+          report_meeting(a, a_does, b, b_does, word, launch);
+      };
+      for_stamps(theirs.write, theirs.writes, [&](const Stamp& b) {
+        for_stamps(cell.write, cell.writes,
+                   [&](const Stamp& a) { compare(a, "write", b, "write"); });
+        for_stamps(cell.read, cell.reads, [&](const Stamp& a) { compare(a, "read", b, "write"); });
+      });
+      for_stamps(theirs.read, theirs.reads, [&](const Stamp& b) {
+        for_stamps(cell.write, cell.writes,
+                   [&](const Stamp& a) { compare(a, "write", b, "read"); });
+      });
+      for_stamps(theirs.write, theirs.writes, [&](const Stamp& s) {
+        cell.write.clock ? add(cell.writes, s) : void(cell.write = s);
+      });
+      for_stamps(theirs.read, theirs.reads, [&](const Stamp& s) {
+        cell.read.clock ? add(cell.reads, s) : void(cell.read = s);
+      });
+    });
+  }
+}
+
+void Checker::report_meeting(const Stamp& before, const char* before_what, const Stamp& s,
+                             const char* what, uint64_t word, Launch& launch) const {
+  Report r{Report::Kind::race, false, launch.kernel, block_of(s), {}, 0, "", ""};
+  const uint32_t warp = (s.row - std::prev(first_rows_.upper_bound(s.row))->first) / kRowsOfWarp;
+  r.thread = launch.thread(warp * kLanes + uint32_t(std::countr_zero(s.lanes)));
+  r.text = std::string(what) + " of " + launch.memory.describe(word * 4) + " and " + before_what +
+           " at PTX line " + std::to_string(before.line) + " by " + who(before, launch) +
+           " are not ordered";
+  if (const ptx::Instruction* at = launch.programs.at_line(s.line))
+    locate(r, launch.programs.entry(), *at);
+  launch.add(std::move(r));
 }
 
 void Checker::check_started(const Actor& me, const Block& block) {
@@ -239,7 +287,8 @@ void Checker::check(const Stamp& before, const Stamp& mine, const Actor& me, con
   text += place.shared_block ? "shared " + hex(word)
                              : me.warp->launch().memory.describe(uint64_t(place.data));
   text += std::string(" and ") + (before_writes ? "write" : "read") + " at PTX line " +
-          std::to_string(before.line) + " by " + who(before, me.warp->launch()) + " are not ordered";
+          std::to_string(before.line) + " by " + who(before, me.warp->launch()) +
+          " are not ordered";
   if (through_proxy)
     text += ": fence.proxy.async is missing between them";
   else if (same_warp)
@@ -247,10 +296,13 @@ void Checker::check(const Stamp& before, const Stamp& mine, const Actor& me, con
   finding(*me.warp, *me.op, kind, 1u << me.lane, text);
 }
 
+Dim3 Checker::block_of(const Stamp& s) const {
+  return std::prev(first_rows_.upper_bound(s.row))->second;
+}
+
 std::string Checker::who(const Stamp& s, const Launch& launch) const {
-  const auto first = std::prev(first_rows_.upper_bound(s.row));
-  const uint32_t at = s.row - first->first;
-  const Dim3 b = first->second;
+  const uint32_t at = s.row - std::prev(first_rows_.upper_bound(s.row))->first;
+  const Dim3 b = block_of(s);
   return describe(launch, Doer(at % kRowsOfWarp), at / kRowsOfWarp, std::countr_zero(s.lanes),
                   s.line) +
          " of block (" + std::to_string(b.x) + "," + std::to_string(b.y) + "," +

@@ -61,7 +61,7 @@ struct WarpState {
   View released[kLanes];  // at the last fence: what later strong writes make known
   View acquired[kLanes];  // from strong reads: known after the next fence
 };
-constexpr uint32_t kRowsOfWarp = 3;
+constexpr uint32_t kRowsOfWarp = 3, kRowsOfPart = 1u << 28;
 
 struct MbarrierState { View current, completed; };
 
@@ -93,6 +93,7 @@ struct MapRelease {
 
 class Checker : public RaceChecker {
  public:
+  explicit Checker(uint32_t part) : next_row_(1 + part * kRowsOfPart) {}
   void start_cluster(Cluster& cluster) override;
   void end_block(Warp& w, const Op& op) override;
   void end_cluster(Cluster& cluster) override;
@@ -116,6 +117,7 @@ class Checker : public RaceChecker {
   void agent_global(Agent agent, int lane, const Op& op, Allocation& allocation, uint64_t address,
                     uint64_t bytes, bool write) override;
   void join_agent(Warp& w, uint32_t lanes, Agent agent) override;
+  void add_part(RaceChecker& part, Launch& launch) override;
   void acquire_map(Warp& w, const uint64_t* addresses) override;
   void use_map(Warp& w, int lane, const Op& op, const Place& map) override;
 
@@ -141,6 +143,9 @@ class Checker : public RaceChecker {
              uint64_t word, bool before_writes, bool write);
   void check_started(const Actor& me, const Block& block);
   bool mapped(const Stamp& s, const Knowledge& acquired) const;
+  void report_meeting(const Stamp& before, const char* before_what, const Stamp& s,
+                      const char* what, uint64_t word, Launch& launch) const;
+  Dim3 block_of(const Stamp& s) const;
   std::string who(const Stamp& s, const Launch& launch) const;
 
   std::unordered_map<const Cluster*, ClusterState> clusters_;
@@ -152,7 +157,7 @@ class Checker : public RaceChecker {
   // What a warp knew when it last acquired a tensor map: (row, address).
   std::map<std::pair<uint32_t, uint64_t>, std::shared_ptr<const Knowledge>> map_acquires_;
   std::map<uint32_t, Dim3> first_rows_;  // of every block, with those that have ended
-  uint32_t next_row_ = 1, next_agent_ = 0;
+  uint32_t next_row_, next_agent_ = 0;
 };
 
 // All accesses of the stamp are known.

@@ -219,6 +219,8 @@ View Checker::result_of(const AgentState& a, uint32_t lanes) {
   return out;
 }
 
-std::unique_ptr<RaceChecker> make_race_checker() { return std::make_unique<Checker>(); }
+std::unique_ptr<RaceChecker> make_race_checker(uint32_t part) {
+  return std::make_unique<Checker>(part);
+}
 
 }  // namespace ptxsim

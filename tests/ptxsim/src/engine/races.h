@@ -51,6 +51,10 @@ class RaceChecker {
                             uint64_t address, uint64_t bytes, bool write) = 0;
   virtual void join_agent(Warp& w, uint32_t lanes, Agent agent) = 0;
 
+  // Another part of the launch, which has ended: what it and this one touched is compared, and is
+  // this one's from now on.
+  virtual void add_part(RaceChecker& part, Launch& launch) = 0;
+
   // Tensor maps: fence.proxy.tensormap.acquire of one, and its use by a copy that a lane issues. It
   // counts as read then: what waits for that is cp.async.bulk.wait_group.read alone, and grouped
   // GEMMs take that for loads, too, which are in no group.
@@ -58,6 +62,7 @@ class RaceChecker {
   virtual void use_map(Warp& w, int lane, const Op& op, const Place& map) = 0;
 };
 
-std::unique_ptr<RaceChecker> make_race_checker();
+// Of one part of a launch.
+std::unique_ptr<RaceChecker> make_race_checker(uint32_t part);
 
 }  // namespace ptxsim

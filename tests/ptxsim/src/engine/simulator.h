@@ -23,7 +23,8 @@ struct Options {
   uint64_t seed = 0;
   bool check_races = true;
   bool check_unwritten = true;
-  int max_reports = 20;  // of one launch; how many more there are is the last one
+  uint64_t host_threads = 0;  // for blocks that cannot notice one another; 0: one a core
+  int max_reports = 20;       // of one launch; how many more there are is the last one
   // Of one launch, in warp instructions, for loops that neither end nor wait; 0: no limit.
   uint64_t max_instructions = 1'000'000'000;
 };

@@ -238,6 +238,7 @@ void decode_atomic(Decode& d) {
   f.access.kind = Access::Kind::atomic;
   f.access.bytes = uint8_t(f.element * f.count);
   f.access.is_strong = true;
+  d.op.between_blocks = f.address.space != SpaceKind::shared;
   d.op.kind = InstructionClass::atomic;
   d.op.run = run_atomic;
 }

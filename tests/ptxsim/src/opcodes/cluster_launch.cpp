@@ -133,6 +133,7 @@ void decode_cluster_launch(Decode& d) {
   d.expect_operands(2, 2);
   f.answer = decode_address(d, d.operand(0), space);
   f.mbarrier = decode_address(d, d.operand(1), space);
+  d.op.between_blocks = true;
   d.op.kind = InstructionClass::bulk;
   d.op.run = run_try_cancel;
 }

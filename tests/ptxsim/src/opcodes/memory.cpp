@@ -282,6 +282,8 @@ void decode_access(Decode& d) {
   f.access.kind = load ? Access::Kind::read : Access::Kind::write;
   f.access.bytes = uint8_t(f.element * f.count);
   f.access.is_strong = f.order.is_strong;
+  d.op.between_blocks = f.order.is_strong && (f.address.space == SpaceKind::global ||
+                                              f.address.space == SpaceKind::generic);
   d.op.kind = class_of(f.address.space, load);
   d.op.run = load ? run_load : run_store;
 }

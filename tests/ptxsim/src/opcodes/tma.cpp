@@ -255,6 +255,7 @@ void decode_bulk_tensor(Decode& d) {
     take_coordinates(d, f, d.operand(0), rank);
     f.shared = decode_address(d, d.operand(1), SpaceKind::shared);
   }
+  d.op.between_blocks = reduces;
   d.op.kind = InstructionClass::tma;
   d.op.run = run_tma;
 }
@@ -293,6 +294,7 @@ void note_map(Warp& w, const Op& op, int lane, const Place* places, Access::Kind
 }
 
 void decode_tensormap(Decode& d) {
+  d.op.between_blocks = true;  // a map may be meant for others
   if (d.mods.take("cp_fenceproxy")) {
     // tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.scope.sync.aligned [d],
     // [s], 128

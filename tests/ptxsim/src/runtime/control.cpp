@@ -109,6 +109,8 @@ void set_option(const std::string& name, uint64_t value) {
     o.check_unwritten = value != 0;
   else if (name == "max_reports")
     o.max_reports = int(value);
+  else if (name == "host_threads")
+    o.host_threads = value;
   else if (name == "max_instructions")
     o.max_instructions = value;
   else if (name == "memory_limit")
