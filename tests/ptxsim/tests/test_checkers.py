@@ -87,10 +87,10 @@ SM90 = [
 ]
 
 
-def run(library: str, arch: str, device: str, name: str, case: Case,
-        seed: int) -> tuple[int, list[str], np.ndarray]:  # fmt: skip
+def run(library: str, arch: str, device: str, name: str, case: Case, seed: int,
+        **options: int) -> tuple[int, list[str], np.ndarray]:  # fmt: skip
     sim = simulator()
-    sim.reset(device, seed=seed, max_instructions=200_000)
+    sim.reset(device, seed=seed, max_instructions=200_000, **options)
     entries = ctypes.CDLL(str(build.kernels(library, arch)))
     entries.run.argtypes = [ctypes.c_char_p, *[ctypes.c_int] * 2, *[ctypes.c_void_p] * 2]
     source = aligned(np.arange(256, dtype=np.float32))
@@ -125,6 +125,20 @@ def test_sm80(case: Case) -> None:
 @pytest.mark.parametrize("case", SM90, ids=lambda c: c.fault)
 def test_sm90(case: Case) -> None:
     check(("checkers_sm90", "90a", "H100"), case)
+
+
+def test_host_threads() -> None:
+    """Independent blocks on one and several host threads: the same results, reports and counts."""
+    for name, reported in (("blocks_write_their_own", 0), ("blocks_write_one_place", 1)):
+        case = Case("", "", "", grid=64, block=1)
+        runs = []
+        for threads in (1, 2, 3):
+            _, _, out = run(*ON_SM80, name, case, 0, host_threads=threads)
+            sim = simulator()
+            runs.append((sim.reports(), sim.counters()))
+            assert len(sim.reports()) == reported
+            assert reported or np.array_equal(out[:64], COPY[:64])
+        assert runs[0] == runs[1] == runs[2]
 
 
 def test_schedule_dependent_result() -> None:
