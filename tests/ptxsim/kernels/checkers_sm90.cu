@@ -24,6 +24,7 @@ enum class Wgmma {
   no_wait,
   early_read,
   early_a,
+  early_a_read,
   early_d,
   early_b,
   early_copy
@@ -49,6 +50,8 @@ __device__ float multiply_from_registers(uint64_t b) {
       : "l"(b))
   if (kFault == Wgmma::early_a)
     MULTIPLY("mov.b32 a3, 0;\n", "");
+  else if (kFault == Wgmma::early_a_read)
+    MULTIPLY("{ .reg .b32 t; mov.b32 t, a3; }\n", "");
   else if (kFault == Wgmma::early_d)
     MULTIPLY("", "mov.b32 d0, 0;\n");
   else
@@ -182,6 +185,7 @@ const Entry kEntries[] = {{"wgmma", wgmma<Wgmma::right>},
                           {"wgmma_early_copy", wgmma<Wgmma::early_copy>},
                           {"wgmma_registers", wgmma<Wgmma::right, true>},
                           {"wgmma_registers_a_written", wgmma<Wgmma::early_a, true>},
+                          {"wgmma_registers_a_read", wgmma<Wgmma::early_a_read, true>},
                           {"wgmma_registers_d_written", wgmma<Wgmma::early_d, true>},
                           {"load", bulk_load<Load::right>},
                           {"load_wait_missing", bulk_load<Load::no_wait>},

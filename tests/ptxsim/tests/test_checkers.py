@@ -69,6 +69,7 @@ SM90 = [
     Case("wgmma_early_write", RACE, "wgmma", 1, 128, [16] * 128),
     Case("wgmma_early_copy", RACE, "wgmma", 1, 128, [16] * 128),
     Case("wgmma_registers_a_written", FLIGHT, "wgmma_registers", 1, 128, [16] * 128),
+    Case("wgmma_registers_a_read", FLIGHT, "wgmma_registers", 1, 128, [16] * 128),
     Case("wgmma_registers_d_written", FLIGHT, "wgmma_registers", 1, 128, [16] * 128),
     Case("load_wait_missing", RACE, "load", result=COPY[::-1]),
     Case("load_expects_less", "deadlock", "load", result=COPY[::-1]),

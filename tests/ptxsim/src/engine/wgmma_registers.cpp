@@ -41,11 +41,9 @@ void find_wgmma_registers(Program& program) {
 void check_wgmma_registers(Warp& w, const Op& op) {
   const Program& program = *w.fragment->frame->program;
   const OperandSlots& slots = program.operands[size_t(&op - program.ops.data())];
-  for (uint32_t slot : slots.reads) {
-    const WgmmaUse& use = use_of(w, slot);
-    if (use.accumulates && use.group > w.wgmma_waited)
-      hazard(w, op, "reads an accumulator of a wgmma that no wgmma.wait_group has waited for");
-  }
+  for (uint32_t slot : slots.reads)
+    if (use_of(w, slot).group > w.wgmma_waited)
+      hazard(w, op, "reads a register of a wgmma that no wgmma.wait_group has waited for");
   for (uint32_t slot : slots.writes) {
     WgmmaUse& use = use_of(w, slot);
     if (use.group > w.wgmma_waited)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Registers of wgmma: PTX ISA 9.7.15.1, "register operands of asynchronous instructions". From its
-// issue until a wait_group covers it, nothing may touch a product's accumulators and nothing may
-// write its A; and what other instructions wrote must be fenced before a product may use it. Which
+// Registers of wgmma (PTX ISA 9.7.15, asynchronous warpgroup-level instructions). From a product's
+// issue until a wait_group covers it, nothing but further products may touch its accumulators or
+// its A; and what other instructions wrote must be fenced before a product may use it. Which
 // products are in flight follows from the program alone, so every schedule finds the same.
 #pragma once
 
