@@ -138,17 +138,19 @@ void Checker::end_block(Warp& w, const Op& op) {
   const uint32_t end = b.first_row + kRowsOfWarp * uint32_t(b.warps.size());
   std::set<uint32_t> told;  // one report for a line
   b.shadow.for_each([&](uint64_t word, const Cell& cell) {
-    const auto check_over = [&](const Stamp& s) {
+    const auto check_over = [&](const Stamp& s, bool reads) {
       const bool own = s.row >= b.first_row && s.row < end;
       if ((own && (s.row - b.first_row) % kRowsOfWarp == 0) || covers(all, s, s.lanes)) return;
+      // A load that comes before the barrier needs no order to be over.
+      if (reads && !(s.flags & kAgent) && b.arrived && covers(*b.arrived, s, s.lanes)) return;
       if (!told.insert(s.line).second) return;
       finding(w, op, Report::Kind::async_hazard, w.mask,
               "the block exits, but nothing in it knows that the access to shared " +
                   hex(word * 4) + " at PTX line " + std::to_string(s.line) + " by " +
                   who(s, w.launch()) + " is over");
     };
-    for_stamps(cell.write, cell.writes, check_over);
-    for_stamps(cell.read, cell.reads, check_over);
+    for_stamps(cell.write, cell.writes, [&](const Stamp& s) { check_over(s, false); });
+    for_stamps(cell.read, cell.reads, [&](const Stamp& s) { check_over(s, true); });
   });
 }
 

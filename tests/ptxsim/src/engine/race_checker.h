@@ -70,11 +70,17 @@ struct BlockState {
   std::map<std::pair<uint32_t, uint32_t>, View> barriers;  // (id, generation)
   std::map<uint32_t, MbarrierState> mbarriers;
   std::vector<WarpState> warps;
+  std::shared_ptr<const Knowledge> arrived;  // what came before cluster barriers, ordered or not
   uint32_t first_row = 0;
 };
 
+struct Generation {                          // of a cluster's barrier
+  View released;
+  std::shared_ptr<const Knowledge> arrived;  // relaxed arrivals, too
+};
+
 struct ClusterState {
-  std::map<uint32_t, View> generations;
+  std::map<uint32_t, Generation> generations;
   std::shared_ptr<const Knowledge> all_started;
 };
 

@@ -101,22 +101,24 @@ void Checker::leave_barrier(Warp& w, uint32_t id, uint32_t generation) {
 
 // A relaxed arrival makes known what an earlier fence released.
 void Checker::arrive_cluster(Warp& w, uint32_t generation, bool releases) {
-  View& sum = clusters_[w.block->cluster].generations[generation];
-  if (releases) {
-    sum = joined(sum, publish(w));
-  } else {
-    WarpState& s = state(w);
-    for_active(w.mask, [&](int l) { sum = joined(sum, s.released[l]); });
-  }
+  Generation& g = clusters_[w.block->cluster].generations[generation];
+  const View all = publish(w);
+  g.arrived = joined(g.arrived, all.known);
+  if (releases)
+    g.released = joined(g.released, all);
+  else
+    for_active(w.mask, [&](int l) { g.released = joined(g.released, state(w).released[l]); });
 }
 
 // Whatever its semantics, all blocks have started.
 void Checker::leave_cluster(Warp& w, uint32_t generation, bool acquires) {
   WarpState& s = state(w);
+  BlockState& b = blocks_[w.block];
   ClusterState& c = clusters_[w.block->cluster];
-  const View& sum = c.generations[generation];
+  const Generation& g = c.generations[generation];
+  b.arrived = joined(b.arrived, g.arrived);
   for_active(w.mask, [&](int l) {
-    if (acquires && sum.known) s.views[l] = joined(s.views[l], sum);
+    if (acquires && g.released.known) s.views[l] = joined(s.views[l], g.released);
     s.views[l].known = joined(s.views[l].known, c.all_started);
   });
 }
