@@ -20,17 +20,17 @@ __device__ inline void mbarrier_init(uint64_t* bar, uint32_t count) {
                : "memory");
 }
 __device__ inline void mbarrier_inval(uint64_t* bar) {
-  asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(address(bar)) : "memory");
+  asm volatile("mbarrier.inval.shared.b64 [%0];" ::"r"(address(bar)) : "memory");
 }
 __device__ inline void mbarrier_arrive(uint64_t* bar) {
   asm volatile("{ .reg .b64 t; mbarrier.arrive.shared::cta.b64 t, [%0]; }" ::"r"(address(bar))
                : "memory");
 }
 __device__ inline void mbarrier_arrive(uint64_t* bar, uint32_t count) {
-  asm volatile("{ .reg .b64 t; mbarrier.arrive.noComplete.shared::cta.b64 t, [%0], %1; }" ::"r"(
-                   address(bar)),
-               "r"(count)
-               : "memory");
+  asm volatile(
+      "{ .reg .b64 t; mbarrier.arrive.noComplete.shared.b64 t, [%0], %1; }" ::"r"(address(bar)),
+      "r"(count)
+      : "memory");
 }
 __device__ inline bool mbarrier_test(uint64_t* bar, uint32_t parity) {
   uint32_t done;
