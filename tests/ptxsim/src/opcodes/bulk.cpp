@@ -221,6 +221,7 @@ void decode_bulk_reduction(Decode& d) {
   f.reduce = take_reduction(d);
   f.type = type_of(d, f);
   decode_operands(d, f, true, false);
+  d.op.between_blocks = !f.to_shared;
 }
 
 }  // namespace ptxsim
