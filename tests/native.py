@@ -25,11 +25,9 @@ def fresh(t: Tensor) -> Tensor:
 def run(op: kit.Op, case: Case, mutated: Iterable[str] = ()) -> tuple[Tensor, ...]:
     """The results of `op`, then the `mutated` arguments after the call; `case` stays as it is."""
     case = case | {name: fresh(case[name]) for name in mutated if case.get(name) is not None}
-    case = {k: targets.place(v) if isinstance(v, Tensor) else v for k, v in case.items()}
     result = op(**case)
     results = result if isinstance(result, tuple) else (result,)
-    results = (*results, *(case[name] for name in mutated if case.get(name) is not None))
-    return tuple(t.cpu() for t in results)
+    return (*results, *(case[name] for name in mutated if case.get(name) is not None))
 
 
 def doubled(case: Case) -> Case:

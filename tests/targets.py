@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from ptxsim import build
-from warpweave import _native
+from warpweave import _native, ops
 
 ROOT = Path(__file__).resolve().parent.parent
 SIMULATED = {"sim:sm_80": "A100", "sim:sm_90a": "H100", "sim:sm_120a": "RTX PRO 6000"}
@@ -48,15 +51,18 @@ def parameters(op: str) -> list[object]:
 
 @contextmanager
 def use(target: str) -> Iterator[None]:
-    """Ops that native.run() calls go to the target's kernels. A report of the simulator's checkers
-    is an error."""
+    """Ops go to the target's kernels. A report of the simulator's checkers is an error."""
     global current
     before = current, _native.cpu_isa()
     current = target
     try:
         if target.startswith("cpu:"):
             _native.set_cpu_isa(target.removeprefix("cpu:"))
-        with simulated(SIMULATED[target]) if target in SIMULATED else nullcontext():
+        with (
+            simulated(SIMULATED[target]) if target in SIMULATED
+            else moved_to("cuda") if target == "cuda"
+            else nullcontext()
+        ):  # fmt: skip
             yield
     finally:
         current, isa = before
@@ -79,11 +85,40 @@ def simulated(name: str, **options: int) -> Iterator[None]:
     assert not reports, "\n".join(reports)
 
 
-def place(t: Tensor) -> Tensor:
-    """The tensor on the target's device, with its strides and the memory around it."""
-    if current != "cuda":
-        return t
-    storage = t.untyped_storage().to(device=torch.device("cuda"))
-    return torch.empty(0, dtype=t.dtype, device="cuda").set_(
+@contextmanager
+def moved_to(device: str) -> Iterator[None]:
+    """Every op of warpweave.ops moves its tensors there and its results back."""
+    before = {name: getattr(ops, name) for name in ops.__all__}
+    try:
+        for name, op in before.items():
+            setattr(ops, name, moving(op, device))
+        yield
+    finally:
+        for name, op in before.items():
+            setattr(ops, name, op)
+
+
+def moving(op: Callable[..., Any], device: str) -> Callable[..., Any]:
+    schema = getattr(torch.ops.warpweave, op.__name__).default._schema
+    written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
+
+    @functools.wraps(op)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(op).bind(*args, **kwargs).arguments
+        moved = {k: place(v, device) if isinstance(v, Tensor) else v for k, v in given.items()}
+        result = op(**moved)
+        for name in written:
+            if given.get(name) is not None:
+                given[name].copy_(moved[name].cpu())
+        return tuple(t.cpu() for t in result) if isinstance(result, tuple) else result.cpu()
+
+    return call
+
+
+def place(t: Tensor, device: str) -> Tensor:
+    """A copy on the device, with the strides of the tensor and the memory around it."""
+    storage = t.untyped_storage()
+    storage = storage.clone() if device == "cpu" else storage.to(device=torch.device(device))
+    return torch.empty(0, dtype=t.dtype, device=device).set_(
         storage, t.storage_offset(), t.shape, t.stride()
     )

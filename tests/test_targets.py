@@ -106,13 +106,23 @@ def test_every_call_has_another_schedule_and_the_same_bits(name: str) -> None:
     assert all(torch.equal(first, other) for other in others)
 
 
-def test_an_op_without_a_cuda_kernel_is_refused() -> None:
-    x = torch.randn(2, 3)
-    with (
-        targets.use("sim:sm_80"),
-        pytest.raises(ValueError, match="latent_moe: has no CUDA kernel; supported devices: cpu"),
-    ):
-        ops.latent_moe(
-            x, torch.ones(2, 1), torch.zeros(2, 1, dtype=torch.int32), None,
-            torch.randn(1, 4, 3), torch.randn(1, 3, 4), None,
-        )  # fmt: skip
+def test_a_library_without_the_kernel_is_refused() -> None:
+    _native.simulate_cuda(str(build.kernels("checkers", "80")))
+    try:
+        with pytest.raises(ValueError, match="causal_conv1d: has no CUDA kernel; supported"):
+            ops.causal_conv1d(*conv_inputs())
+    finally:
+        _native.simulate_cuda("")
+
+
+def test_moved_ops_write_back() -> None:
+    """What the target `cuda` does around every op, with copies on the CPU."""
+    x, weight, state = torch.randn(2, 6), torch.randn(6, 4), torch.randn(2, 6, 3)
+    moved = state.clone()
+    expected = ops.causal_conv1d_update(x, state, weight)
+    with targets.moved_to("cpu"):
+        actual = ops.causal_conv1d_update(x, moved, weight=weight)
+        with pytest.raises(ValueError, match="'x' has shape"):
+            ops.causal_conv1d_update(x[0], moved, weight)
+    assert torch.equal(actual, expected)
+    assert torch.equal(moved, state)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ptxsim import build
 
-_TEXTS = ("error", "cuda_failure", "load_error", "devices", "device", "report", "report_text",
+_TEXTS = ("error", "cuda_failure", "load_error", "device", "report", "report_text",
           "counters", "printed", "kernels", "ptx", "parse", "forms")  # fmt: skip
 
 
@@ -143,7 +143,7 @@ class Simulator:
                 self._check(self.c.ptxsim_set_registers(kernel.encode(), count))
 
     def counters(self) -> list[dict[str, Any]]:
-        """What each launch did: src/engine/counters.h defines the fields."""
+        """What each launch did: src/counters/counters.h defines the fields."""
         return [json.loads(self.c.ptxsim_counters(i)) for i in range(self.c.ptxsim_launch_count())]
 
 

@@ -13,6 +13,12 @@ __device__ inline uint32_t address(const void* shared) {
   return uint32_t(__cvta_generic_to_shared(shared));
 }
 
+// A wgmma operand without swizzling: core matrices of 128 bytes one after the other.
+__device__ inline uint64_t plain_operand(const void* shared) {
+  constexpr uint64_t kLeading = 128 / 16, kStride = 256 / 16;
+  return uint64_t(address(shared) >> 4) | kLeading << 16 | kStride << 32;
+}
+
 // --- mbarriers ---
 
 __device__ inline void mbarrier_init(uint64_t* bar, uint32_t count) {

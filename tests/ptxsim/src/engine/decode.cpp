@@ -6,8 +6,8 @@
 #include <set>
 #include <unordered_map>
 
+#include "checks/wgmma_registers.h"
 #include "engine/calls.h"
-#include "engine/wgmma_registers.h"
 
 namespace ptxsim {
 namespace {

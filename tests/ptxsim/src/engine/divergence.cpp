@@ -8,9 +8,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "checks/races.h"
 #include "engine/calls.h"
 #include "engine/launch.h"
-#include "engine/races.h"
 #include "engine/waits.h"
 
 namespace ptxsim {

@@ -4,13 +4,13 @@
 // cluster.
 #include <algorithm>
 
+#include "checks/races.h"
+#include "checks/taint.h"
+#include "checks/wgmma_registers.h"
+#include "counters/counters.h"
 #include "engine/calls.h"
-#include "engine/counters.h"
 #include "engine/launch.h"
-#include "engine/races.h"
-#include "engine/taint.h"
 #include "engine/waits.h"
-#include "engine/wgmma_registers.h"
 
 namespace ptxsim {
 namespace {

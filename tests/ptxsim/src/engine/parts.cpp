@@ -6,9 +6,9 @@
 #include <atomic>
 #include <thread>
 
-#include "engine/counters.h"
+#include "checks/races.h"
+#include "counters/counters.h"
 #include "engine/launch.h"
-#include "engine/races.h"
 
 namespace ptxsim {
 namespace {

@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "checks/races.h"
+#include "counters/counters.h"
 #include "engine/calls.h"
-#include "engine/counters.h"
 #include "engine/decode.h"
 #include "engine/kernel_name.h"
 #include "engine/launch.h"
-#include "engine/races.h"
 
 namespace ptxsim {
 

@@ -78,7 +78,7 @@ struct KernelAttributes {        // as cudaFuncGetAttributes
 };
 
 class Kernel;                    // a decoded entry function
-struct Counters;                 // engine/counters.h
+struct Counters;                 // counters/counters.h
 
 class LoadedModule {
  public:

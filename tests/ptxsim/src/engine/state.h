@@ -15,8 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "counters/sector_set.h"
 #include "engine/async_op.h"
-#include "engine/sector_set.h"
 #include "engine/simulator.h"
 
 namespace ptxsim {
@@ -42,7 +42,7 @@ constexpr uint32_t kBlockShift =
 constexpr uint32_t kSharedBase =
     1024;                  // where a block's variables start: the driver keeps what is below
 
-struct WgmmaUse {          // of a register, by products (engine/wgmma_registers.h)
+struct WgmmaUse {          // of a register, by products (checks/wgmma_registers.h)
   uint64_t group = 0;      // the last that uses it
   uint32_t written = ~0u;  // by something else, after so many fences
   uint32_t shape = 0;

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <bit>
 
-#include "engine/counters.h"
-#include "engine/races.h"
+#include "checks/races.h"
+#include "counters/counters.h"
 #include "engine/warpgroup.h"
 
 namespace ptxsim {

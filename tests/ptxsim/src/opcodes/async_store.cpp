@@ -3,9 +3,9 @@
 // its bytes complete a transaction of the mbarrier beside it.
 #include <cstring>
 
+#include "checks/races.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/races.h"
 #include "opcodes/mbarrier.h"
 #include "opcodes/reduce.h"
 

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "checks/races.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/races.h"
 #include "opcodes/numbers.h"
 
 namespace ptxsim {

@@ -2,10 +2,10 @@
 // Barriers of warps, blocks and clusters, and fences: PTX ISA 9.7.13.
 #include <cstring>
 
+#include "checks/races.h"
 #include "engine/lanes.h"
 #include "engine/memory.h"
 #include "engine/operands.h"
-#include "engine/races.h"
 #include "engine/waits.h"
 
 namespace ptxsim {

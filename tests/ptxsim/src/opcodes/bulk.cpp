@@ -3,10 +3,10 @@
 // bytes a lane, through the async proxy.
 #include <cstring>
 
-#include "engine/counting.h"
+#include "checks/races.h"
+#include "counters/counting.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/races.h"
 #include "engine/waits.h"
 #include "opcodes/mbarrier.h"
 #include "opcodes/reduce.h"

@@ -4,9 +4,9 @@
 // with bit 63 set and x if a cluster was cancelled, the second with y and z.
 #include <cstring>
 
+#include "checks/races.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/races.h"
 #include "opcodes/mbarrier.h"
 
 namespace ptxsim {

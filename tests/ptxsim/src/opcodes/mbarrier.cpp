@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstring>
 
-#include "engine/counters.h"
+#include "checks/races.h"
+#include "counters/counters.h"
 #include "engine/lanes.h"
-#include "engine/races.h"
 #include "engine/waits.h"
 #include "opcodes/mbarrier.h"
 

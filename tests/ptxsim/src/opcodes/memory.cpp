@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "checks/races.h"
+#include "checks/taint.h"
 #include "engine/lanes.h"
 #include "engine/memory.h"
 #include "engine/operands.h"
-#include "engine/races.h"
-#include "engine/taint.h"
 
 namespace ptxsim {
 

@@ -4,11 +4,11 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "engine/counting.h"
+#include "checks/races.h"
+#include "checks/taint.h"
+#include "counters/counting.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/races.h"
-#include "engine/taint.h"
 #include "opcodes/mbarrier.h"
 #include "opcodes/reduce.h"
 #include "tensor/tma.h"

@@ -6,13 +6,13 @@
 #include <algorithm>
 #include <cstring>
 
-#include "engine/counting.h"
+#include "checks/races.h"
+#include "checks/wgmma_registers.h"
+#include "counters/counting.h"
 #include "engine/lanes.h"
 #include "engine/memory.h"
-#include "engine/races.h"
 #include "engine/waits.h"
 #include "engine/warpgroup.h"
-#include "engine/wgmma_registers.h"
 #include "tensor/wgmma.h"
 
 namespace ptxsim {

@@ -3,7 +3,7 @@
 
 #include <set>
 
-#include "engine/counters.h"
+#include "counters/counters.h"
 #include "engine/json.h"
 #include "runtime/direct.h"
 #include "runtime/registration.h"
@@ -153,14 +153,6 @@ int ptxsim_reset(const char* device) {
   return guarded([&] { session().choose(device); });
 }
 
-const char* ptxsim_devices() {
-  return guarded_text([] {
-    ptxsim::JsonArray all;
-    for (const ptxsim::Device& d : ptxsim::devices()) all.add(json(d));
-    return all.str();
-  });
-}
-
 const char* ptxsim_device() {
   return guarded_text(
       [] { return session().has_device() ? json(session().device()) : std::string("null"); });
@@ -219,15 +211,6 @@ const char* ptxsim_printed() {
 
 int ptxsim_replace_ptx(const char* library, const char* ptx) {
   return guarded([&] { replace_ptx(library, ptx); });
-}
-
-int ptxsim_load_all() {
-  int failed = -1;
-  guarded([&] {
-    session().simulator();
-    failed = load_everything();
-  });
-  return failed;
 }
 
 const char* ptxsim_kernels() {

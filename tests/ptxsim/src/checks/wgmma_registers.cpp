@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/wgmma_registers.h"
+#include "checks/wgmma_registers.h"
 
 #include <set>
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who knows of whose accesses: what barriers, fences, strong accesses and waits tell threads.
-#include "engine/races.h"
+#include "checks/races.h"
 
+#include "checks/race_checker.h"
 #include "engine/lanes.h"
-#include "engine/race_checker.h"
 
 namespace ptxsim {
 

@@ -12,8 +12,8 @@
 
 #include <unordered_map>
 
-#include "engine/knowledge.h"
-#include "engine/races.h"
+#include "checks/knowledge.h"
+#include "checks/races.h"
 
 namespace ptxsim {
 

@@ -3,8 +3,8 @@
 #include <bit>
 #include <set>
 
+#include "checks/race_checker.h"
 #include "engine/lanes.h"
-#include "engine/race_checker.h"
 #include "tensor/tensormap.h"
 
 namespace ptxsim {
