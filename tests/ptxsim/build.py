@@ -85,7 +85,8 @@ def kernels(name: str, *targets: str, compress: bool = False) -> Path:
     code ("sm_80")."""
     source = HERE / "kernels" / f"{name}.cu"
     library = BUILD / f"lib{'_'.join((name, *targets))}{'_compressed' * compress}.so"
-    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
+    newest = max(f.stat().st_mtime for f in (source, *source.parent.glob("*.*h")))
+    if not library.exists() or library.stat().st_mtime < newest:
         partial = library.with_suffix(f".{os.getpid()}")
         codes = [t if t.startswith("sm_") else f"compute_{t}" for t in targets]
         _run(nvcc(), "-std=c++17", "-lineinfo", "-shared", "-cudart=none", "-Xcompiler=-fPIC",

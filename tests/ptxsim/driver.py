@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ptxsim import build
 
-_TEXTS = ("error", "cuda_failure", "load_error", "devices", "device", "report", "report_text",
+_TEXTS = ("error", "cuda_failure", "load_error", "device", "report", "report_text",
           "counters", "printed", "kernels", "ptx", "parse", "forms")  # fmt: skip
 
 
@@ -146,8 +146,27 @@ class Simulator:
                 self._check(self.c.ptxsim_set_registers(kernel.encode(), count))
 
     def counters(self) -> list[dict[str, Any]]:
-        """What each launch did: src/engine/counters.h defines the fields."""
+        """What each launch did: src/counters/counters.h defines the fields."""
         return [json.loads(self.c.ptxsim_counters(i)) for i in range(self.c.ptxsim_launch_count())]
+
+
+def same_results(run: Callable[[int], dict[str, NDArray[Any]]], seeds: Iterable[int]) -> str:
+    """Runs `run(seed)` under every schedule and compares what it returns, bit for bit.
+
+    Names the first difference; empty if there is none.
+    """
+    first: dict[str, NDArray[Any]] = {}
+    for seed in seeds:
+        for name, array in run(seed).items():
+            before = first.setdefault(f"{name}", array.copy())
+            bits = [np.ascontiguousarray(a).view(np.uint8).reshape(a.size, -1)
+                    for a in (before, array)]  # fmt: skip
+            if different := np.flatnonzero((bits[0] != bits[1]).any(axis=1)).tolist():
+                at = different[0]
+                return (f"{name}[{', '.join(map(str, np.unravel_index(at, array.shape)))}] is "
+                        f"{array.flat[at]} under seed {seed} and {before.flat[at]} before; "
+                        f"{len(different)} of {array.size} differ")  # fmt: skip
+    return ""
 
 
 @cache

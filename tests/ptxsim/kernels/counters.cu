@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-namespace {
+#include "ptx.cuh"
 
-__device__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+namespace {
 
 // --- Global memory ---
 
@@ -35,13 +35,13 @@ struct Word { int x; };
 
 __global__ void vector_shared(int stride) {
   __shared__ int4 s[64];
-  const uint32_t at = shared_address(s + threadIdx.x * stride);
+  const uint32_t at = ptx::address(s + threadIdx.x * stride);
   asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(at), "r"(0));
 }
 
 __global__ void matrices(int pitch) {
   __shared__ __align__(16) char s[32 * 144];
-  const uint32_t at = shared_address(s + threadIdx.x * pitch);
+  const uint32_t at = ptx::address(s + threadIdx.x * pitch);
   int r[4] = {};
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at),
                "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]));
@@ -53,7 +53,7 @@ __global__ void matrices(int pitch) {
 
 __global__ void copies(const int4* x) {
   __shared__ int4 s[64];
-  const uint32_t at = shared_address(s + threadIdx.x * 2);
+  const uint32_t at = ptx::address(s + threadIdx.x * 2);
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\ncp.async.wait_all;" ::"r"(at),
                "l"(x + threadIdx.x));
 }
@@ -89,7 +89,7 @@ __device__ void wait(uint32_t barrier) {
       : "memory");
 }
 __device__ uint32_t start(uint64_t* barrier, int bytes) {
-  const uint32_t b = shared_address(barrier);
+  const uint32_t b = ptx::address(barrier);
   asm volatile(
       "mbarrier.init.shared.b64 [%0], 1;\nfence.proxy.async;\n"
       "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(b),
@@ -102,7 +102,7 @@ __global__ void bulk(const char* x, char* y) {
   __shared__ __align__(128) char s[512];
   __shared__ uint64_t barrier;
   if (threadIdx.x) return;
-  const uint32_t b = start(&barrier, 320), at = shared_address(s + 64);
+  const uint32_t b = start(&barrier, 320), at = ptx::address(s + 64);
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], 320, [%2];" ::
           "r"(at),
@@ -121,7 +121,7 @@ __global__ void tensor_copy(const __grid_constant__ CUtensorMap map, int row) {
   __shared__ __align__(1024) char s[1024];
   __shared__ uint64_t barrier;
   if (threadIdx.x) return;
-  const uint32_t b = start(&barrier, 1024), at = shared_address(s);
+  const uint32_t b = start(&barrier, 1024), at = ptx::address(s);
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
       "[%1, {%2, %3}], [%4];" ::"r"(at),
@@ -139,13 +139,13 @@ __global__ void tensor_copy(const __grid_constant__ CUtensorMap map, int row) {
 __global__ void __cluster_dims__(2) multicast(const __grid_constant__ CUtensorMap map, int row) {
   __shared__ __align__(1024) char s[1024];
   __shared__ uint64_t barrier;
-  uint32_t b = shared_address(&barrier);
+  uint32_t b = ptx::address(&barrier);
   if (threadIdx.x == 0) start(&barrier, 1024);
   asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
   if (threadIdx.x == 0 && blockIdx.x == 0)
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-        ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(s)),
+        ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(ptx::address(s)),
         "l"(&map), "r"(0), "r"(row), "r"(b), "h"(uint16_t(3))
         : "memory");
   wait(b);
@@ -158,17 +158,13 @@ __global__ void __launch_bounds__(128) warpgroup_product() {
   if (threadIdx.x < 64) b[threadIdx.x] = 0;
   asm volatile("fence.proxy.async;" ::: "memory");
   __syncthreads();
-  const auto descriptor = [](const void* p) {
-    constexpr uint64_t kLeading = 128 / 16, kStride = 256 / 16;
-    return uint64_t(shared_address(p) >> 4) | kLeading << 16 | kStride << 32;
-  };
   float d[4] = {};
   asm volatile(
       "wgmma.fence.sync.aligned;\n"
       "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, 0, 1, 1, 0, "
       "0;\nwgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "l"(descriptor(a)), "l"(descriptor(b)));
+      : "l"(ptx::plain_operand(a)), "l"(ptx::plain_operand(b)));
 }
 
 __global__ void __cluster_dims__(2) clusters() {

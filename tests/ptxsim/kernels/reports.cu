@@ -4,13 +4,13 @@
 
 #include <cstdint>
 
-namespace {
+#include "ptx.cuh"
 
-__device__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+namespace {
 
 __global__ void copy(const int* in, int* out) {
   __shared__ int s[64];
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(s + threadIdx.x)),
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(ptx::address(s + threadIdx.x)),
                "l"(in + threadIdx.x)
                : "memory");
   __syncthreads();
@@ -20,7 +20,7 @@ __global__ void copy(const int* in, int* out) {
 __global__ void bulk_copy(const int* in, int* out) {
   __shared__ __align__(128) int s[64];
   __shared__ uint64_t barrier;
-  const uint32_t b = shared_address(&barrier);
+  const uint32_t b = ptx::address(&barrier);
   s[threadIdx.x] = 0;
   if (threadIdx.x == 32) {
     asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(b) : "memory");
@@ -31,7 +31,7 @@ __global__ void bulk_copy(const int* in, int* out) {
   if (threadIdx.x == 32)
     asm volatile(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], 256, "
-        "[%2];" ::"r"(shared_address(s)),
+        "[%2];" ::"r"(ptx::address(s)),
         "l"(in), "r"(b)
         : "memory");
   __syncthreads();
@@ -46,17 +46,13 @@ __global__ void __launch_bounds__(256) product(const int* in, int* out) {
   asm volatile("fence.proxy.async;" ::: "memory");
   __syncthreads();
   if (threadIdx.x < 128) return;
-  const auto descriptor = [](const void* p) {
-    constexpr uint64_t kLeading = 128 / 16, kStride = 256 / 16;
-    return uint64_t(shared_address(p) >> 4) | kLeading << 16 | kStride << 32;
-  };
   float d[4] = {};
   asm volatile(
       "wgmma.fence.sync.aligned;\n"
       "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, 0, 1, 1, 0, "
       "0;\nwgmma.commit_group.sync.aligned;"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "l"(descriptor(a)), "l"(descriptor(b)));
+      : "l"(ptx::plain_operand(a)), "l"(ptx::plain_operand(b)));
   if (threadIdx.x < 192) b[threadIdx.x - 128] = in[0];
   asm volatile("wgmma.wait_group.sync.aligned 0;"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])::"memory");

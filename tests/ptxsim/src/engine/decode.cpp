@@ -6,6 +6,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "checks/wgmma_registers.h"
 #include "engine/calls.h"
 
 namespace ptxsim {
@@ -378,6 +379,7 @@ void decode_function(Program& program, const Layout& layout) {
   for (size_t i = 0; i < f.body.size(); ++i) {
     const ptx::Instruction& ins = f.body[i];
     Op& op = program.ops[i];
+    op.line = ins.line;
     Decode decode(program, layout, ins, op);
     const auto entry = opcode_table().find(ins.opcode);
     if (entry == opcode_table().end())
@@ -392,6 +394,7 @@ void decode_function(Program& program, const Layout& layout) {
   Op& end = program.ops.back();  // falling off the end returns
   end.run = f.is_entry ? run_exit : run_return;
   for (const ptx::Label& label : f.labels) program.ops[label.instruction].is_label = true;
+  find_wgmma_registers(program);
 }
 
 // What a kernel may call: direct callees, and through pointers anything whose address is taken.
@@ -467,7 +470,15 @@ KernelPrograms::KernelPrograms(const ptx::Module& module, const ptx::Function& k
     lay_out_variables(*program);
     program->static_shared = uses_dynamic ? dynamic : used;
     if (!f->is_declaration) decode_function(*program, layout_);
+    for (const Op& op : program->ops) independent_ &= !op.between_blocks;
   }
+}
+
+const Program* KernelPrograms::owner(const Op& op) const {
+  for (const auto& [f, program] : programs_)
+    if (&op >= program->ops.data() && &op < program->ops.data() + f->body.size())
+      return program.get();
+  return nullptr;
 }
 
 const Program* KernelPrograms::find(const ptx::Function* function) const {

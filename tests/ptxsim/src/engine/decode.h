@@ -143,11 +143,15 @@ class KernelPrograms {
   const Program& entry() const { return *programs_.at(&kernel_); }
   const Program* find(const ptx::Function* function) const;
   const ptx::Instruction* at_line(uint32_t line) const;  // of the PTX; null if none is there
+  // No block notices another while both run, unless they race.
+  bool blocks_are_independent() const { return independent_; }
+  const Program* owner(const Op& op) const;  // null: it stands at the end of a function
 
  private:
   const ptx::Function& kernel_;
   Layout layout_;
   std::map<const ptx::Function*, std::unique_ptr<Program>> programs_;
+  bool independent_ = true;
 };
 
 }  // namespace ptxsim

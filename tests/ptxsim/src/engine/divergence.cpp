@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "checks/races.h"
 #include "engine/calls.h"
 #include "engine/launch.h"
 #include "engine/waits.h"
@@ -56,6 +57,8 @@ Flow end_lanes(Warp& w, uint32_t lanes) {
   const uint32_t count = uint32_t(std::popcount(lanes));
   block.live -= count, block.cluster->live -= count;
   ++launch.progress;
+  if (block.live == 0 && launch.races)
+    launch.races->end_block(w, w.fragment->frame->program->ops[w.fragment->pc]);
   w.fragment->mask &= ~lanes;
   if (w.fragment->mask == 0) {
     remove_fragment(w, w.fragment);

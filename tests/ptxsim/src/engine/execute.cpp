@@ -4,15 +4,40 @@
 // cluster.
 #include <algorithm>
 
+#include "checks/races.h"
+#include "checks/taint.h"
+#include "checks/wgmma_registers.h"
+#include "counters/counters.h"
 #include "engine/calls.h"
-#include "engine/counters.h"
 #include "engine/launch.h"
-#include "engine/races.h"
-#include "engine/taint.h"
 #include "engine/waits.h"
 
 namespace ptxsim {
 namespace {
+
+// Ends the launch with the place of every warp.
+[[noreturn]] void report_places(Launch& launch, Report::Kind kind, std::string text) {
+  int shown = 0;
+  const Warp* first = nullptr;
+  for (const auto& cluster : launch.resident)
+    for (const Block& block : cluster->blocks)
+      for (const Warp& warp : block.warps)
+        for (const Fragment& f : warp.fragments) {
+          // Lanes of a warp at different aligned instructions, where all of them have to meet.
+          const auto apart = [&](const Fragment& other) {
+            return other.wait.kind == Wait::Kind::converge && other.pc != f.pc;
+          };
+          if (kind == Report::Kind::deadlock && f.wait.kind == Wait::Kind::converge &&
+              std::any_of(warp.fragments.begin(), warp.fragments.end(), apart))
+            kind = Report::Kind::barrier_misuse;
+          if (!first) first = &warp;
+          if (++shown <= 32) text += "\n  " + describe_wait(warp, f);
+        }
+  if (shown > 32) text += "\n  and " + std::to_string(shown - 32) + " more";
+  if (!first) throw Fault{{kind, true, launch.kernel, {}, {}, 0, "", text}};
+  const Fragment& f = first->fragments[0];
+  fault(*first, f.frame->program->ops[f.pc], kind, f.mask, text);
+}
 
 bool pick(Warp& w, Random& random) {
   Fragment* next = choose_fragment(w, random);
@@ -45,6 +70,7 @@ void step(Warp& w, Launch& launch) {
   if (op.converges && w.mask != f.mask)
     fault(w, op, Report::Kind::barrier_misuse, f.mask & ~w.mask,
           "lanes of a warp disagree about the guard of an aligned instruction");
+  if (op.touches_wgmma && launch.races) check_wgmma_registers(w, op);
   if (!w.taint.empty()) track_taint(w, op);
   const Flow flow = op.run(w, op);
   if (flow == Flow::wait) {  // it runs again, and is counted then
@@ -72,6 +98,30 @@ void run_warp(Warp& w, uint64_t budget) {
   }
 }
 
+// A warp that looks so many times for something while nothing at all happens: asynchronous work is
+// due, then all hope is lost.
+constexpr uint64_t kPatience = 64, kHopeless = 4096;
+
+bool polls_in_vain(const Launch& launch, const Warp& w, uint64_t times) {
+  return w.polled_at == launch.progress && w.polls >= times;
+}
+
+// All that could run polls, and nothing more will start.
+bool only_spins(Launch& launch) {
+  if (launch.instructions < launch.next_spin_check || launch.may_start()) return false;
+  launch.next_spin_check = launch.instructions + 25 * kHopeless;
+  for (const auto& cluster : launch.resident) {
+    if (!cluster->pending.empty()) return false;
+    for (Block& block : cluster->blocks)
+      for (Warp& w : block.warps) {
+        const bool stuck = !w.live || polls_in_vain(launch, w, kHopeless / 2) ||
+                           (!w.fragment && !choose_fragment(w, launch.schedule.random));
+        if (!stuck) return false;
+      }
+  }
+  return true;
+}
+
 bool has_work(Cluster& cluster) {
   for (Block& block : cluster.blocks)
     if (block.live) return true;
@@ -95,14 +145,21 @@ bool run_cluster(Launch& launch, Cluster& cluster, uint64_t quantum) {
       ran |= complete_one(cluster, random);
     // The first warp from a random one on that can run.
     const uint32_t first = random.below(uint32_t(warps.size()));
-    bool found = false;
+    bool found = false, in_vain = false;
     for (size_t i = 0; i < warps.size() && !found; ++i) {
       Warp& w = *warps[(first + i) % warps.size()];
       if (!w.live || (!w.fragment && !choose_fragment(w, random))) continue;
       const uint64_t before = launch.instructions;
       run_warp(w, 1 + random.below(schedule.warp_quantum));
       found = launch.instructions != before;
+      in_vain = polls_in_vain(launch, w, kPatience);
+      if (polls_in_vain(launch, w, kHopeless)) {
+        if (only_spins(launch))
+          report_places(launch, Report::Kind::deadlock, "all that runs polls, and nothing happens");
+        if (cluster.pending.empty()) return true;  // another cluster's turn
+      }
     }
+    if (in_vain) complete_one(cluster, random);
     if (found) {
       ran = true;
     } else if (complete_one(cluster, random)) {
@@ -110,16 +167,11 @@ bool run_cluster(Launch& launch, Cluster& cluster, uint64_t quantum) {
     } else {
       return ran;
     }
-    if (launch.options.max_instructions && launch.instructions > launch.options.max_instructions)
-      throw Fault{
-          {Report::Kind::limit,
-           true,
-           launch.kernel,
-           cluster.blocks[0].index,
-           {0, 0, 0},
-           0,
-           "",
-           "more than " + std::to_string(launch.options.max_instructions) + " warp instructions"}};
+    const uint64_t most = launch.options.max_instructions;
+    if (most && launch.instructions > most)
+      report_places(
+          launch, Report::Kind::limit,
+          "more than " + std::to_string(most) + " warp instructions (option max_instructions)");
   }
   return ran;
 }
@@ -172,29 +224,6 @@ void finish_cluster(Cluster& cluster) {
   if (RaceChecker* races = cluster.launch->races) races->end_cluster(cluster);
 }
 
-[[noreturn]] void report_deadlock(Launch& launch) {
-  std::string text = "nothing can run any more";
-  int shown = 0;
-  const Warp* first = nullptr;
-  for (const auto& cluster : launch.resident)
-    for (const Block& block : cluster->blocks)
-      for (const Warp& warp : block.warps)
-        for (const Fragment& f : warp.fragments) {
-          if (!first) first = &warp;
-          if (++shown <= 32) text += "\n  " + describe_wait(warp, f);
-        }
-  if (shown > 32) text += "\n  and " + std::to_string(shown - 32) + " more";
-  Fault deadlock{{Report::Kind::deadlock, true, launch.kernel, {}, {}, 0, "", text}};
-  if (first) {
-    const Fragment& f = first->fragments[0];
-    Report at =
-        make_report(*first, f.frame->program->ops[f.pc], Report::Kind::deadlock, f.mask, text);
-    at.is_fault = true;
-    deadlock.report = at;
-  }
-  throw deadlock;
-}
-
 }  // namespace
 
 Schedule::Schedule(uint64_t seed)
@@ -205,19 +234,35 @@ Schedule::Schedule(uint64_t seed)
 }
 
 bool Launch::cancel_cluster(Dim3* first) {
-  if (started >= config.grid.count() / config.cluster.count()) return false;
+  if (started >= clusters()) return false;
   const Dim3 at = cluster_index(config, started++);
   *first = {at.x * config.cluster.x, at.y * config.cluster.y, at.z * config.cluster.z};
   return true;
 }
 
+uint64_t Launch::clusters() const {
+  return (config.grid.count() / config.cluster.count() - part + parts - 1) / parts;
+}
+
+// What the card holds at once; blocks may rely on one another only within that (PTX ISA,
+// cooperative launches), and starting in order is what cards do.
+bool Launch::may_start() const {
+  return started < clusters() &&
+         (resident.size() + 1) * config.cluster.count() <= std::max<uint64_t>(resident_limit, 1);
+}
+
+void Launch::poll(Warp& w, uint64_t address) {
+  if (w.polled_at != progress) w.polls = 0, w.polled_at = progress, w.polled = {};
+  // Looking at one place after the other is no loop around them.
+  if (std::find(w.polled.begin(), w.polled.end(), address) != w.polled.end())
+    ++w.polls;
+  else
+    std::move_backward(w.polled.begin(), w.polled.end() - 1, w.polled.end()), w.polled[0] = address;
+}
+
 bool Launch::run() {
-  const uint64_t clusters = config.grid.count() / config.cluster.count();
-  // What the card holds at once; blocks may rely on one another only within that (PTX ISA,
-  // cooperative launches), and starting in order is what cards do.
-  const uint64_t blocks_at_once = std::max<uint64_t>(resident_limit, 1);
   try {
-    while (started < clusters || !resident.empty()) {
+    while (started < clusters() || !resident.empty()) {
       bool ran = false;
       for (size_t i = 0; i < resident.size();) {
         ran |= run_cluster(*this, *resident[i],
@@ -232,11 +277,12 @@ bool Launch::run() {
       }
       // More start when what runs has used up its turn, so that blocks overlap as on a card, or at
       // once if it cannot go on without them.
-      if (started < clusters && (resident.size() + 1) * config.cluster.count() <= blocks_at_once) {
-        resident.push_back(start_cluster(*this, started++));
+      if (may_start()) {
+        resident.push_back(start_cluster(*this, part + parts * started++));
+        ++progress;
         ran = true;
       }
-      if (!ran) report_deadlock(*this);
+      if (!ran) report_places(*this, Report::Kind::deadlock, "nothing can run any more");
     }
   } catch (const Fault& f) {
     reports.push_back(f.report);

@@ -56,19 +56,35 @@ struct Launch {
   std::vector<Report> reports = {};
   uint64_t suppressed = 0;       // findings at further instructions, beyond options.max_reports
   uint64_t instructions = 0;     // executed warp instructions
-  uint64_t progress = 0;         // counts whatever may let something else go on
+  uint64_t progress = 0;         // counts whatever others could notice
   uint32_t shared_bytes = 0;     // of a block, with the reserved part
   std::string* printed = nullptr;
   uint64_t grid_workspace = 0;   // of cooperative launches: the counters of grid.sync()
   uint64_t resident_limit = 1;   // blocks that the card holds at once
   std::vector<std::unique_ptr<Cluster>> resident = {};
 
-  uint64_t started = 0;          // clusters, with those that were cancelled
+  // The warp has looked at a place that only somebody else changes: for finding loops that never
+  // end.
+  void poll(Warp& w, uint64_t address);
+  uint64_t next_spin_check = 0;  // in instructions
+
+  // Of launches that run in parts: clusters `part`, `part + parts`, ...
+  uint64_t part = 0, parts = 1;
+  uint64_t clusters() const;
+  uint64_t started = 0;  // of them, with those that were cancelled
   // Takes the next cluster that has not started out of the launch; false if there is none.
   bool cancel_cluster(Dim3* first_block);
 
+  bool may_start() const;
+
   // Runs all blocks. False if the kernel faulted; reports say why.
   bool run();
+  // The same, on several host threads, for kernels whose blocks cannot notice one another
+  // (parts.cpp).
+  bool run_in_parts();
+  Dim3 thread(uint32_t linear) const;  // threadIdx
+  // Once for each kind and instruction.
+  void add(Report report);
 };
 
 // Ends the launch.
@@ -77,6 +93,8 @@ Report make_report(const Warp& w, const Op& op, Report::Kind kind, uint32_t lane
                    const std::string& text);
 [[noreturn]] void fault(const Warp& w, const Op& op, Report::Kind kind, uint32_t lanes,
                         const std::string& text);
+// Tells where the instruction stands.
+void locate(Report& report, const Program& program, const ptx::Instruction& instruction);
 void finding(const Warp& w, const Op& op, Report::Kind kind, uint32_t lanes,
              const std::string& text);
 // Who did what stands at a PTX line: a thread, its cp.async, or other asynchronous work that a warp

@@ -4,10 +4,10 @@
 #include <bit>
 #include <cstring>
 
-#include "engine/counting.h"
+#include "checks/races.h"
+#include "checks/taint.h"
+#include "counters/counting.h"
 #include "engine/lanes.h"
-#include "engine/races.h"
-#include "engine/taint.h"
 
 namespace ptxsim {
 namespace {
@@ -86,6 +86,9 @@ Block& shared_block(Warp& w, const Op& op, int lane, uint32_t address) {
   if (rank > blocks.size())
     fault(w, op, Report::Kind::out_of_bounds, 1u << lane,
           "shared address " + hex(address) + " is of no block of the cluster");
+  if (blocks[rank - 1].live == 0)
+    fault(w, op, Report::Kind::out_of_bounds, 1u << lane,
+          "shared address " + hex(address) + " is of a block that has exited");
   return blocks[rank - 1];
 }
 
@@ -181,12 +184,6 @@ void access_memory(Warp& w, const Op& op, SpaceKind space, const uint64_t* addre
 
   if (global) count_global(w, places, global, access);
   if (shared) count_shared(w, places, shared, access);
-}
-
-uint8_t* global_range(Warp& w, const Op& op, int lane, uint64_t address, uint64_t bytes,
-                      Access::Kind kind) {
-  if (bytes == 0) return reinterpret_cast<uint8_t*>(address);
-  return locate_global(w, op, lane, address, uint32_t(bytes), kind).data;
 }
 
 uint8_t* shared_range(Warp& w, const Op& op, int lane, uint32_t address, uint32_t bytes,

@@ -47,9 +47,7 @@ Place locate(Warp& w, const Op& op, SpaceKind space, int lane, uint64_t address,
 void access_memory(Warp& w, const Op& op, SpaceKind space, const uint64_t* addresses,
                    const Access& access, Place* places);
 
-// Checked ranges for asynchronous copies, on behalf of the thread that started them.
-uint8_t* global_range(Warp& w, const Op& op, int lane, uint64_t address, uint64_t bytes,
-                      Access::Kind kind);
+// A checked range for asynchronous copies, on behalf of the thread that started them.
 uint8_t* shared_range(Warp& w, const Op& op, int lane, uint32_t address, uint32_t bytes,
                       Access::Kind kind, Block** block, uint32_t* offset);
 bool is_written(const Place& place, uint32_t bytes);  // local memory and parameters: always

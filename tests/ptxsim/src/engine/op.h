@@ -23,13 +23,16 @@ enum class Flow : uint8_t {
 
 struct Op {
   Flow (*run)(Warp&, const Op&) = nullptr;
-  const void* form = nullptr;  // further details, owned by the program
-  uint32_t slot[8] = {};       // operands: offsets of registers and constants in the frame
+  const void* form = nullptr;   // further details, owned by the program
+  uint32_t slot[8] = {};        // operands: offsets of registers and constants in the frame
   int64_t immediate = 0;
-  uint32_t guard = kNone;      // predicate register
+  uint32_t line = 0;            // of the PTX
+  uint32_t guard = kNone;       // predicate register
   bool guard_negated = false;
-  bool is_label = false;       // something jumps here, so fragments may meet
-  bool converges = false;      // all live lanes of the warp must be here: .aligned
+  bool is_label = false;        // something jumps here, so fragments may meet
+  bool converges = false;       // all live lanes of the warp must be here: .aligned
+  bool touches_wgmma = false;   // a register of one
+  bool between_blocks = false;  // by which blocks may notice one another, besides races
   InstructionClass kind = InstructionClass::control;
   static constexpr uint32_t kNone = 0xffffffff;
 };

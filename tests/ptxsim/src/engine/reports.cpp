@@ -41,10 +41,11 @@ std::string Report::describe() const {
   return out;
 }
 
-Dim3 Warp::thread(int lane) const {
-  const Dim3 b = launch().config.block;
-  const uint32_t i = linear_thread(lane);
-  return {i % b.x, i / b.x % b.y, i / b.x / b.y};
+Dim3 Warp::thread(int lane) const { return launch().thread(linear_thread(lane)); }
+
+Dim3 Launch::thread(uint32_t linear) const {
+  const Dim3 b = config.block;
+  return {linear % b.x, linear / b.x % b.y, linear / b.x / b.y};
 }
 
 Report make_report(const Warp& w, const Op& op, Report::Kind kind, uint32_t lanes,
@@ -57,19 +58,15 @@ Report make_report(const Warp& w, const Op& op, Report::Kind kind, uint32_t lane
   r.thread = w.thread(lanes ? std::countr_zero(lanes) : 0);
   r.text = text;
   if (std::popcount(lanes) > 1) r.text += " (" + std::to_string(std::popcount(lanes)) + " lanes)";
-  // The operation may belong to another warp or to work that its thread has left behind.
-  for (const auto& fragment : w.fragments)
-    for (const Frame* frame = fragment.frame.get(); frame; frame = frame->caller.get()) {
-      const Program& p = *frame->program;
-      if (&op < p.ops.data() || &op >= p.ops.data() + p.function->body.size()) continue;
-      const ptx::Instruction& ins = p.instruction(op);
-      r.ptx_line = ins.line;
-      r.text = ins.spelling() + ": " + r.text;
-      if (ins.source.line)
-        r.source = p.module->files[ins.source.file] + ":" + std::to_string(ins.source.line);
-      return r;
-    }
+  if (const Program* p = w.launch().programs.owner(op)) locate(r, *p, p->instruction(op));
   return r;
+}
+
+void locate(Report& r, const Program& program, const ptx::Instruction& ins) {
+  r.ptx_line = ins.line;
+  r.text = ins.spelling() + ": " + r.text;
+  if (ins.source.line)
+    r.source = program.module->files[ins.source.file] + ":" + std::to_string(ins.source.line);
 }
 
 void fault(const Warp& w, const Op& op, Report::Kind kind, uint32_t lanes,
@@ -81,18 +78,19 @@ void fault(const Warp& w, const Op& op, Report::Kind kind, uint32_t lanes,
 
 void finding(const Warp& w, const Op& op, Report::Kind kind, uint32_t lanes,
              const std::string& text) {
-  Launch& launch = w.launch();
-  Report r = make_report(w, op, kind, lanes, text);
-  for (Report& known : launch.reports)  // once for each instruction
-    if (known.kind == kind && known.ptx_line == r.ptx_line) {
-      ++known.repeated;
+  w.launch().add(make_report(w, op, kind, lanes, text));
+}
+
+void Launch::add(Report report) {
+  for (Report& known : reports)
+    if (known.kind == report.kind && known.ptx_line == report.ptx_line) {
+      known.repeated += 1 + report.repeated;
       return;
     }
-  if (int(launch.reports.size()) >= launch.options.max_reports) {
-    ++launch.suppressed;
-    return;
-  }
-  launch.reports.push_back(std::move(r));
+  if (int(reports.size()) >= options.max_reports)
+    ++suppressed;
+  else
+    reports.push_back(std::move(report));
 }
 
 std::string describe(const Launch& launch, Doer doer, uint32_t warp, int lane, uint32_t line) {

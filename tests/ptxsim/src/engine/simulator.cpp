@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "checks/races.h"
+#include "counters/counters.h"
 #include "engine/calls.h"
-#include "engine/counters.h"
 #include "engine/decode.h"
 #include "engine/kernel_name.h"
 #include "engine/launch.h"
-#include "engine/races.h"
 
 namespace ptxsim {
 
@@ -145,7 +145,7 @@ class SimulatorOf : public Simulator {
     counters->config = config;
     counters->attributes = kernel.attributes;
     counters->blocks = config.grid.count();
-    std::unique_ptr<RaceChecker> races = options_.check_races ? make_race_checker() : nullptr;
+    std::unique_ptr<RaceChecker> races = options_.check_races ? make_race_checker(0) : nullptr;
     Launch run{kernel.programs,
                readable_name(counters->kernel),
                ++launches_,
@@ -169,7 +169,7 @@ class SimulatorOf : public Simulator {
       run.grid_workspace = uint64_t(workspace);
     }
     counters->shared_bytes = run.shared_bytes - kSharedBase;
-    const bool ok = run.run();
+    const bool ok = run.run_in_parts();
     if (workspace) memory_.free(workspace);
     if (run.suppressed)
       run.reports.push_back({Report::Kind::limit,

@@ -23,8 +23,10 @@ struct Options {
   uint64_t seed = 0;
   bool check_races = true;
   bool check_unwritten = true;
-  int max_reports = 20;           // of one launch; how many more there are is the last one
-  uint64_t max_instructions = 0;  // of one launch, in warp instructions; 0: no limit
+  uint64_t host_threads = 0;  // for blocks that cannot notice one another; 0: one a core
+  int max_reports = 20;       // of one launch; how many more there are is the last one
+  // Of one launch, in warp instructions, for loops that neither end nor wait; 0: no limit.
+  uint64_t max_instructions = 1'000'000'000;
 };
 
 // Something a checker found or that stopped a kernel. Faults stop the launch, findings do not.
@@ -76,7 +78,7 @@ struct KernelAttributes {        // as cudaFuncGetAttributes
 };
 
 class Kernel;                    // a decoded entry function
-struct Counters;                 // engine/counters.h
+struct Counters;                 // counters/counters.h
 
 class LoadedModule {
  public:

@@ -6,15 +6,17 @@
 // with its own program counter; fragments that meet again at a label merge.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "counters/sector_set.h"
 #include "engine/async_op.h"
-#include "engine/sector_set.h"
 #include "engine/simulator.h"
 
 namespace ptxsim {
@@ -36,14 +38,22 @@ constexpr uint64_t kSharedWindow = uint64_t(1) << 62;  // + 32-bit shared addres
 constexpr uint64_t kLocalWindow = uint64_t(1) << 61;   // + offset in the thread's stack
 constexpr uint64_t kParamWindow = uint64_t(1) << 60;   // + offset in the kernel's parameters
 constexpr uint32_t kBlockShift =
-    24;    // a 32-bit shared address: rank in the cluster, then the offset
+    24;                    // a 32-bit shared address: rank in the cluster, then the offset
 constexpr uint32_t kSharedBase =
-    1024;  // where a block's variables start: the driver keeps what is below
+    1024;                  // where a block's variables start: the driver keeps what is below
+
+struct WgmmaUse {          // of a register, by products (checks/wgmma_registers.h)
+  uint64_t group = 0;      // the last that uses it
+  uint32_t written = ~0u;  // by something else, after so many fences
+  uint32_t shape = 0;
+  bool accumulates = false;
+};
 
 // The registers of one activation of a function, for 32 lanes.
 struct Frame {
   const Program* program;
   std::vector<uint8_t> registers;
+  std::vector<WgmmaUse> wgmma;  // of each register, once there is one
   std::vector<uint8_t>
       params;  // 32 lanes of the .param variables of the body and the formal parameters
   uint32_t local_base = 0;   // of its .local variables in each lane's stack
@@ -90,9 +100,15 @@ struct Warp {
   // first.
   uint64_t copy_group = 1, bulk_group = 1;
   std::vector<uint64_t> copy_commits[kLanes], bulk_commits[kLanes];
-  std::vector<DoneOp> done;  // complete, but not waited for
+  std::vector<DoneOp> done;   // complete, but not waited for
   uint64_t wgmma_group = 1;
   std::vector<uint64_t> wgmma_commits;
+  uint64_t wgmma_waited = 0;  // groups up to this one
+  uint32_t wgmma_fences = 0;
+
+  // Looks at what others have to change, since `polled_at`; recent ones.
+  uint64_t polls = 0, polled_at = 0;
+  std::array<uint64_t, 8> polled = {};
 
   // The fragment that runs now.
   Fragment* fragment = nullptr;
@@ -124,6 +140,7 @@ struct Block {
   Dim3 index;                     // blockIdx
   std::vector<uint8_t> shared;    // from address 0, so kSharedBase bytes come first
   std::vector<uint64_t> written;  // one bit a byte of `shared`
+  std::set<uint32_t> mbarriers;   // initialised and not invalidated
   std::vector<Warp> warps;
   NamedBarrier barriers[16];
   uint32_t threads = 0, live = 0;

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <bit>
 
-#include "engine/counters.h"
-#include "engine/races.h"
+#include "checks/races.h"
+#include "counters/counters.h"
 #include "engine/warpgroup.h"
 
 namespace ptxsim {
@@ -56,7 +56,8 @@ std::string describe_wait(const Warp& w, const Fragment& f) {
   }
   const Wait& wait = f.wait;
   switch (wait.kind) {
-    case Wait::Kind::none: return text + " could run";
+    case Wait::Kind::none:
+      return text + (w.polled_at == w.launch().progress && w.polls ? " polls" : " could run");
     case Wait::Kind::converge: return text + " waits for the other lanes of its warp";
     case Wait::Kind::warp_barrier: {
       snprintf(lanes, sizeof lanes, "%08x", wait.mask);

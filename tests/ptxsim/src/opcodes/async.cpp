@@ -7,10 +7,10 @@
 // issue.
 #include <cstring>
 
-#include "engine/counting.h"
+#include "checks/races.h"
+#include "counters/counting.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/races.h"
 #include "engine/waits.h"
 #include "opcodes/mbarrier.h"
 

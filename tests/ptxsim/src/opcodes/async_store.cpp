@@ -3,9 +3,9 @@
 // its bytes complete a transaction of the mbarrier beside it.
 #include <cstring>
 
+#include "checks/races.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/races.h"
 #include "opcodes/mbarrier.h"
 #include "opcodes/reduce.h"
 
@@ -55,8 +55,7 @@ Flow run_async_store(Warp& w, const Op& op) {
              reduce_element(f.reduce, f.type, place.data, value.bytes);
            mark_shared(*place.shared_block, place.shared_offset, bytes, true);
            if (launch.races)
-             launch.races->release_mbarrier(nullptr, -1, agent, *place.shared_block,
-                                            barrier.shared_offset);
+             launch.races->complete_mbarrier(agent, op, *place.shared_block, barrier.shared_offset);
            step_mbarrier(launch, *place.shared_block, barrier.shared_offset,
                          MbarrierStep::complete_tx, 0, bytes, nullptr, nullptr, -1);
          },

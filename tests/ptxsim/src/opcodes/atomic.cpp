@@ -4,9 +4,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "checks/races.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/races.h"
 #include "opcodes/numbers.h"
 
 namespace ptxsim {
@@ -93,8 +93,9 @@ Flow run_atomic(Warp& w, const Op& op) {
   Place places[kLanes];
   read_addresses(w, f.address, addresses);
   access_memory(w, op, f.address.space, addresses, f.access, places);
-  if (RaceChecker* races = w.launch().races) races->order(w, op, f.order, places, false);
+  if (RaceChecker* races = w.launch().races) races->order(w, f.order, places, false);
   const uint32_t bytes = f.element;
+  bool changes = false;
   for_active(w.mask, [&](int l) {
     for (uint32_t i = 0; i < f.count; ++i) {
       uint8_t* at = places[l].data + i * bytes;
@@ -103,6 +104,7 @@ Flow run_atomic(Warp& w, const Op& op) {
         memcpy(old, at, 16);
         const uint8_t* b = w.registers + f.in[0] + uint32_t(l) * 16;
         const bool write = f.what == AtomicOp::exch || memcmp(old, b, 16) == 0;
+        changes |= write;
         if (write)
           memcpy(at, f.what == AtomicOp::exch ? b : w.registers + f.second + uint32_t(l) * 16, 16);
         if (f.out[0] != Op::kNone) memcpy(w.registers + f.out[0] + uint32_t(l) * 16, old, 16);
@@ -112,12 +114,16 @@ Flow run_atomic(Warp& w, const Op& op) {
       memcpy(&old, at, bytes);
       const uint64_t second = f.second == Op::kNone ? 0 : read_register(w, f.second, bytes, l);
       const uint64_t value = f.apply(old, read_register(w, f.in[i], bytes, l), second);
+      changes |= memcmp(at, &value, bytes) != 0;
       memcpy(at, &value, bytes);
       if (f.out[i] != Op::kNone) memcpy(w.registers + f.out[i] + uint32_t(l) * bytes, &old, bytes);
     }
   });
-  if (RaceChecker* races = w.launch().races) races->order(w, op, f.order, places, true);
-  ++w.launch().progress;
+  if (RaceChecker* races = w.launch().races) races->order(w, f.order, places, true);
+  if (changes)
+    ++w.launch().progress;
+  else
+    w.launch().poll(w, addresses[std::countr_zero(w.mask)]);
   return Flow::next;
 }
 
@@ -232,6 +238,7 @@ void decode_atomic(Decode& d) {
   f.access.kind = Access::Kind::atomic;
   f.access.bytes = uint8_t(f.element * f.count);
   f.access.is_strong = true;
+  d.op.between_blocks = f.address.space != SpaceKind::shared;
   d.op.kind = InstructionClass::atomic;
   d.op.run = run_atomic;
 }

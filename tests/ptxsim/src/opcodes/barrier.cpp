@@ -2,10 +2,10 @@
 // Barriers of warps, blocks and clusters, and fences: PTX ISA 9.7.13.
 #include <cstring>
 
+#include "checks/races.h"
 #include "engine/lanes.h"
 #include "engine/memory.h"
 #include "engine/operands.h"
-#include "engine/races.h"
 #include "engine/waits.h"
 
 namespace ptxsim {
@@ -191,11 +191,21 @@ void decode_bar(Decode& d) {
   decode_block_barrier(d);
 }
 
-// --- Fences: nothing is reordered here, so they matter to the race checker alone ---
+// --- Fences: nothing is reordered here, so they matter to the race checker alone, which takes any
+// scope for wide enough ---
 
 Flow run_fence(Warp& w, const Op& op) {
-  if (RaceChecker* races = w.launch().races)
-    races->fence(w, op, FenceScope(op.slot[0]), op.immediate);
+  if (RaceChecker* races = w.launch().races) races->fence(w, op.immediate);
+  return Flow::next;
+}
+
+Flow run_map_acquire(Warp& w, const Op& op) {
+  uint64_t addresses[kLanes];
+  read_addresses(w, *static_cast<const AddressForm*>(op.form), addresses);
+  if (RaceChecker* races = w.launch().races) {
+    races->fence(w, op.immediate);
+    races->acquire_map(w, addresses);
+  }
   return Flow::next;
 }
 
@@ -209,10 +219,7 @@ void take_restriction(Decode& d, int direction) {
 void decode_fence(Decode& d) {
   d.op.kind = InstructionClass::fence;
   d.op.run = run_fence;
-  d.op.slot[0] = uint32_t(FenceScope::system);
-  auto scope = [&] {
-    d.op.slot[0] = uint32_t(d.mods.require_one_of({"cta", "cluster", "gpu", "sys"}));
-  };
+  auto scope = [&] { d.mods.require_one_of({"cta", "cluster", "gpu", "sys"}); };
   if (d.mods.take("proxy")) {
     switch (d.mods.require_one_of({"async", "alias", "async::generic", "tensormap::generic"})) {
       case 0:
@@ -233,6 +240,8 @@ void decode_fence(Decode& d) {
     if (d.op.immediate == kFenceTensormapAcquire) {
       d.expect_operands(2, 2);
       if (d.integer(1) != 128) d.fail("takes a size of 128");
+      d.form<AddressForm>() = decode_address(d, d.operand(0), SpaceKind::generic);
+      d.op.run = run_map_acquire;
     }
     return;
   }
@@ -240,7 +249,6 @@ void decode_fence(Decode& d) {
     d.mods.require_one_of({"release"});
     d.mods.require_one_of({"cluster"});
     d.op.immediate = kFenceOrdinary;
-    d.op.slot[0] = uint32_t(FenceScope::cluster);
     return;
   }
   const int kind = d.mods.take_one_of({"acquire", "release", "sc", "acq_rel"});
@@ -254,14 +262,10 @@ void decode_membar(Decode& d) {
   d.op.kind = InstructionClass::fence;
   d.op.run = run_fence;
   d.op.immediate = kFenceOrdinary;
-  if (d.mods.take("proxy")) {
+  if (d.mods.take("proxy"))
     d.mods.require_one_of({"alias"});
-    d.op.slot[0] = uint32_t(FenceScope::system);
-    return;
-  }
-  static constexpr FenceScope kScopes[] = {FenceScope::block, FenceScope::device,
-                                           FenceScope::system};
-  d.op.slot[0] = uint32_t(kScopes[d.mods.require_one_of({"cta", "gl", "sys"})]);
+  else
+    d.mods.require_one_of({"cta", "gl", "sys"});
 }
 
 }  // namespace

@@ -15,27 +15,19 @@ void finish(Decode& d, Run run, int bytes, int sources) {
   decode_same(d, bytes, sources);
 }
 
-void decode_popc(Decode& d) {
+template <auto narrow, auto wide>  // counts of 32 and of 64 bits
+void decode_count(Decode& d) {
   const bool is_wide = d.mods.type({Type::b32, Type::b64}) == Type::b64;
-  constexpr auto narrow = [](uint32_t a) { return uint32_t(std::popcount(a)); };
-  constexpr auto wide = [](uint64_t a) { return uint32_t(std::popcount(a)); };
   d.op.run =
       is_wide ? Run(run_unary<uint32_t, uint64_t, wide>) : run_unary<uint32_t, uint32_t, narrow>;
   d.op.kind = InstructionClass::integer;
   d.expect_operands(2, 2);
   d.op.slot[0] = d.out(0, 4), d.op.slot[1] = d.in(1, is_wide ? 8 : 4);
 }
-
-void decode_clz(Decode& d) {
-  const bool is_wide = d.mods.type({Type::b32, Type::b64}) == Type::b64;
-  constexpr auto narrow = [](uint32_t a) { return uint32_t(std::countl_zero(a)); };
-  constexpr auto wide = [](uint64_t a) { return uint32_t(std::countl_zero(a)); };
-  d.op.run =
-      is_wide ? Run(run_unary<uint32_t, uint64_t, wide>) : run_unary<uint32_t, uint32_t, narrow>;
-  d.op.kind = InstructionClass::integer;
-  d.expect_operands(2, 2);
-  d.op.slot[0] = d.out(0, 4), d.op.slot[1] = d.in(1, is_wide ? 8 : 4);
-}
+constexpr auto decode_popc = decode_count<[](uint32_t a) { return uint32_t(std::popcount(a)); },
+                                          [](uint64_t a) { return uint32_t(std::popcount(a)); }>;
+constexpr auto decode_clz = decode_count<[](uint32_t a) { return uint32_t(std::countl_zero(a)); },
+                                         [](uint64_t a) { return uint32_t(std::countl_zero(a)); }>;
 
 // The position of the highest bit that differs from the sign, or ~0; .shiftamt: of the shift to the
 // top.

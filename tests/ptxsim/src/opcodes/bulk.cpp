@@ -3,10 +3,10 @@
 // bytes a lane, through the async proxy.
 #include <cstring>
 
-#include "engine/counting.h"
+#include "checks/races.h"
+#include "counters/counting.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/races.h"
 #include "engine/waits.h"
 #include "opcodes/mbarrier.h"
 #include "opcodes/reduce.h"
@@ -60,8 +60,7 @@ void complete(const BulkCopy& c) {
     else
       target.allocation->mark_written(uint64_t(target.data), c.bytes);
     if (!barrier) continue;
-    if (c.launch->races)
-      c.launch->races->release_mbarrier(nullptr, -1, c.agent, *barrier, c.mbarrier);
+    if (c.launch->races) c.launch->races->complete_mbarrier(c.agent, *c.op, *barrier, c.mbarrier);
     step_mbarrier(*c.launch, *barrier, c.mbarrier, MbarrierStep::complete_tx, 0, c.bytes, nullptr,
                   nullptr, -1);
   }
@@ -222,6 +221,7 @@ void decode_bulk_reduction(Decode& d) {
   f.reduce = take_reduction(d);
   f.type = type_of(d, f);
   decode_operands(d, f, true, false);
+  d.op.between_blocks = !f.to_shared;
 }
 
 }  // namespace ptxsim

@@ -4,9 +4,9 @@
 // with bit 63 set and x if a cluster was cancelled, the second with y and z.
 #include <cstring>
 
+#include "checks/races.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/races.h"
 #include "opcodes/mbarrier.h"
 
 namespace ptxsim {
@@ -59,7 +59,7 @@ Flow run_try_cancel(Warp& w, const Op& op) {
                launch.races->agent_shared(agent, -1, op, *block, to, kAnswerBytes, true);
              memcpy(block->shared.data() + to, words, kAnswerBytes);
              mark_shared(*block, to, kAnswerBytes, true);
-             if (launch.races) launch.races->release_mbarrier(nullptr, -1, agent, *block, at);
+             if (launch.races) launch.races->complete_mbarrier(agent, op, *block, at);
              step_mbarrier(launch, *block, at, MbarrierStep::complete_tx, 0, kAnswerBytes, nullptr,
                            nullptr, -1);
            }
@@ -133,6 +133,7 @@ void decode_cluster_launch(Decode& d) {
   d.expect_operands(2, 2);
   f.answer = decode_address(d, d.operand(0), space);
   f.mbarrier = decode_address(d, d.operand(1), space);
+  d.op.between_blocks = true;
   d.op.kind = InstructionClass::bulk;
   d.op.run = run_try_cancel;
 }

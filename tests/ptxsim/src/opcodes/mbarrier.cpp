@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstring>
 
-#include "engine/counters.h"
+#include "checks/races.h"
+#include "counters/counters.h"
 #include "engine/lanes.h"
-#include "engine/races.h"
 #include "engine/waits.h"
 #include "opcodes/mbarrier.h"
 
@@ -44,7 +44,7 @@ void store_to(Block& block, uint32_t offset, const Mbarrier& m) {
 }  // namespace
 
 uint64_t step_mbarrier(Launch& launch, Block& block, uint32_t offset, MbarrierStep step,
-                       uint32_t count, uint32_t tx, const Warp* w, const Op* op, int lane) {
+                       uint32_t count, uint32_t tx, Warp* w, const Op* op, int lane) {
   bool is_valid;
   Mbarrier m = load_from(block, offset, &is_valid);
   const uint64_t before = m.store();
@@ -77,7 +77,7 @@ uint64_t step_mbarrier(Launch& launch, Block& block, uint32_t offset, MbarrierSt
              " arrivals while its phase is pending " + std::to_string(m.pending));
     m.pending -= count;
   }
-  if (launch.races && arrives) launch.races->release_mbarrier(w, lane, {}, block, offset);
+  if (launch.races && arrives) launch.races->release_mbarrier(*w, lane, block, offset);
   if (m.is_complete()) {
     m.complete_phase();
     ++launch.counters->mbarrier_phases;
@@ -122,32 +122,34 @@ struct MbarrierForm {
   Order order;
 };
 
-Block& mbarrier_place(Warp& w, const Op& op, int lane, SpaceKind space, uint64_t address,
-                      uint32_t* offset) {
+Place mbarrier_place(Warp& w, const Op& op, int lane, SpaceKind space, uint64_t address) {
   const Place p = locate(w, op, space, lane, address, 8, Access::Kind::atomic);
   if (!p.shared_block)
     fault(w, op, Report::Kind::out_of_bounds, 1u << lane,
           "an mbarrier lies in shared memory; this address does not");
   if (p.shared_offset % 8)
     fault(w, op, Report::Kind::misaligned, 1u << lane, "an mbarrier is aligned to 8 bytes");
-  *offset = p.shared_offset;
-  return *p.shared_block;
+  return p;
 }
 
+// `strong`: to the race checker the operations are like atomics; making and unmaking an mbarrier is
+// like a plain write, which has to come before or after all of them.
 template <typename F>
-void for_each_mbarrier(Warp& w, const Op& op, const AddressForm& address, const F& f) {
+void for_each_mbarrier(Warp& w, const Op& op, const AddressForm& address, bool strong, const F& f) {
   uint64_t addresses[kLanes];
+  Place places[kLanes];
   read_addresses(w, address, addresses);
-  for_active(w.mask, [&](int l) {
-    uint32_t offset;
-    Block& block = mbarrier_place(w, op, l, address.space, addresses[l], &offset);
-    f(l, block, offset);
-  });
+  for_active(w.mask,
+             [&](int l) { places[l] = mbarrier_place(w, op, l, address.space, addresses[l]); });
+  Access access;
+  access.kind = Access::Kind::write, access.is_strong = strong, access.bytes = 8;
+  if (RaceChecker* races = w.launch().races) races->access(w, op, places, access);
+  for_active(w.mask, [&](int l) { f(l, *places[l].shared_block, places[l].shared_offset); });
 }
 
 Flow run_step(Warp& w, const Op& op) {
   const auto& f = *static_cast<const MbarrierForm*>(op.form);
-  for_each_mbarrier(w, op, f.address, [&](int l, Block& block, uint32_t offset) {
+  for_each_mbarrier(w, op, f.address, true, [&](int l, Block& block, uint32_t offset) {
     const uint32_t count = f.count == Op::kNone ? 1 : w.lanes<uint32_t>(f.count)[l];
     const uint32_t tx = f.tx == Op::kNone ? 0 : w.lanes<uint32_t>(f.tx)[l];
     const uint64_t token = step_mbarrier(w.launch(), block, offset, f.step, count, tx, &w, &op, l);
@@ -158,7 +160,10 @@ Flow run_step(Warp& w, const Op& op) {
 
 Flow run_init(Warp& w, const Op& op) {
   const auto& f = *static_cast<const MbarrierForm*>(op.form);
-  for_each_mbarrier(w, op, f.address, [&](int l, Block& block, uint32_t offset) {
+  for_each_mbarrier(w, op, f.address, false, [&](int l, Block& block, uint32_t offset) {
+    if (!block.mbarriers.insert(offset).second)
+      finding(w, op, Report::Kind::barrier_misuse, 1u << l,
+              "there is an mbarrier already; mbarrier.inval has to end it first");
     Mbarrier m;
     m.pending = m.expected = w.lanes<uint32_t>(f.count)[l];
     if (m.expected == 0 || m.expected > Mbarrier::kMaxCount)
@@ -173,13 +178,14 @@ Flow run_init(Warp& w, const Op& op) {
 
 Flow run_invalidate(Warp& w, const Op& op) {
   const auto& f = *static_cast<const MbarrierForm*>(op.form);
-  for_each_mbarrier(w, op, f.address, [&](int l, Block& block, uint32_t offset) {
+  for_each_mbarrier(w, op, f.address, false, [&](int l, Block& block, uint32_t offset) {
     bool is_valid;
     load_from(block, offset, &is_valid);
     if (!is_valid)
       fault(w, op, Report::Kind::barrier_misuse, 1u << l,
             "mbarrier.inval of something that is no mbarrier");
     memset(block.shared.data() + offset, 0, 8);
+    block.mbarriers.erase(offset);
   });
   return Flow::next;
 }
@@ -190,7 +196,7 @@ Flow run_wait(Warp& w, const Op& op) {
   const auto& f = *static_cast<const MbarrierForm*>(op.form);
   uint32_t done = 0;
   Wait wait{Wait::Kind::mbarrier, 0, 0, 0, 0};
-  for_each_mbarrier(w, op, f.address, [&](int l, Block& block, uint32_t offset) {
+  for_each_mbarrier(w, op, f.address, true, [&](int l, Block& block, uint32_t offset) {
     if (&block != w.block)
       fault(w, op, Report::Kind::barrier_misuse, 1u << l,
             "a block may wait at its own mbarriers only");
@@ -209,6 +215,7 @@ Flow run_wait(Warp& w, const Op& op) {
         w.launch().races->acquire_mbarrier(w, 1u << l, block, offset);
     } else {
       wait.address = offset, wait.generation = parity;
+      w.launch().poll(w, kSharedWindow | offset);
     }
   });
   if (done != w.mask && done == 0 && f.may_block && !w.launch().schedule.random.one_in(8)) {

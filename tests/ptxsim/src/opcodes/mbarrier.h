@@ -25,7 +25,7 @@ struct Mbarrier {
 enum class MbarrierStep : uint8_t { arrive, expect_tx, complete_tx, arrive_expect_tx, arrive_drop };
 // Returns the state before it, which is the token of an arrival.
 uint64_t step_mbarrier(Launch& launch, Block& block, uint32_t offset, MbarrierStep step,
-                       uint32_t count, uint32_t tx, const Warp* w, const Op* op, int lane);
+                       uint32_t count, uint32_t tx, Warp* w, const Op* op, int lane);
 
 // One more arrival is pending in the current phase: cp.async.mbarrier.arrive without .noinc.
 void raise_mbarrier(Block& block, uint32_t offset, const Warp& w, const Op& op, int lane);

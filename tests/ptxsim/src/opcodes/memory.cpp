@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // ld and st: PTX ISA 9.7.9.8 to 9.7.9.12.
+#include <algorithm>
 #include <cstring>
 
+#include "checks/races.h"
+#include "checks/taint.h"
 #include "engine/lanes.h"
 #include "engine/memory.h"
 #include "engine/operands.h"
-#include "engine/races.h"
-#include "engine/taint.h"
 
 namespace ptxsim {
 
@@ -144,8 +145,36 @@ Flow run_load(Warp& w, const Op& op) {
         memcpy(w.registers + f.slots[i] + uint32_t(l) * f.sizes[i], &value, f.sizes[i]);
       });
   }
-  if (f.order.is_strong && w.launch().races) w.launch().races->order(w, op, f.order, places, true);
+  if (f.order.is_strong) {
+    if (w.launch().races) w.launch().races->order(w, f.order, places, true);
+    w.launch().poll(w, addresses[std::countr_zero(w.mask)]);
+  }
   return Flow::next;
+}
+
+// Of lanes that write one place one wins, and nothing says which: PTX ISA 8.2.
+void check_one_writer(Warp& w, const Op& op, const MemoryForm& f, const Place* places) {
+  int lanes[kLanes], n = 0;
+  bool ascends = true;
+  for_active(w.mask, [&](int l) {
+    ascends &= n == 0 || places[l].data > places[lanes[n - 1]].data;
+    lanes[n++] = l;
+  });
+  if (ascends) return;
+  std::sort(lanes, lanes + n, [&](int a, int b) { return places[a].data < places[b].data; });
+  uint32_t differ = 0;
+  for (int k = 1; k < n; ++k) {
+    const uint32_t a = uint32_t(lanes[k - 1]), b = uint32_t(lanes[k]);
+    if (places[a].data != places[b].data) continue;
+    for (uint32_t i = 0; i < f.count; ++i) {
+      const uint8_t* value = w.registers + f.slots[i];
+      if (memcmp(value + a * f.sizes[i], value + b * f.sizes[i], f.element))
+        differ |= 1u << a | 1u << b;
+    }
+  }
+  if (differ)
+    finding(w, op, Report::Kind::warp_hazard, differ,
+            "lanes write different values to one place, and any of them may stay");
 }
 
 Flow run_store(Warp& w, const Op& op) {
@@ -154,15 +183,15 @@ Flow run_store(Warp& w, const Op& op) {
   Place places[kLanes];
   read_addresses(w, f.address, addresses);
   access_memory(w, op, f.address.space, addresses, f.access, places);
-  if (f.order.is_strong && w.launch().races) w.launch().races->order(w, op, f.order, places, false);
+  if (f.order.is_strong && w.launch().races) w.launch().races->order(w, f.order, places, false);
+  if (w.launch().races) check_one_writer(w, op, f, places);
   if (!w.taint.empty()) untaint_stored(w, f, places);
-  // Lanes in ascending order: of lanes that write one place the last wins, as good as any.
   for (uint32_t i = 0; i < f.count; ++i)
     for_active(w.mask, [&](int l) {
       memcpy(places[l].data + i * f.element, w.registers + f.slots[i] + uint32_t(l) * f.sizes[i],
              f.element);
     });
-  if (f.order.is_strong) ++w.launch().progress;
+  ++w.launch().progress;
   return Flow::next;
 }
 
@@ -253,6 +282,8 @@ void decode_access(Decode& d) {
   f.access.kind = load ? Access::Kind::read : Access::Kind::write;
   f.access.bytes = uint8_t(f.element * f.count);
   f.access.is_strong = f.order.is_strong;
+  d.op.between_blocks = f.order.is_strong && (f.address.space == SpaceKind::global ||
+                                              f.address.space == SpaceKind::generic);
   d.op.kind = class_of(f.address.space, load);
   d.op.run = load ? run_load : run_store;
 }

@@ -3,10 +3,10 @@
 // in tensor/; here are registers, memory and counting.
 #include <cstring>
 
-#include "engine/counters.h"
+#include "checks/taint.h"
+#include "counters/counters.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/taint.h"
 #include "tensor/matrix.h"
 #include "tensor/mma.h"
 

@@ -4,11 +4,11 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "engine/counting.h"
+#include "checks/races.h"
+#include "checks/taint.h"
+#include "counters/counting.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/races.h"
-#include "engine/taint.h"
 #include "opcodes/mbarrier.h"
 #include "opcodes/reduce.h"
 #include "tensor/tma.h"
@@ -27,9 +27,7 @@ struct TmaForm {
   Reduce reduce = Reduce::none;
 };
 
-TensorMap read_map(Warp& w, const Op& op, int lane, uint64_t address) {
-  const Place p =
-      locate(w, op, SpaceKind::generic, lane, address, kTensorMapBytes, Access::Kind::read);
+TensorMap read_map(Warp& w, const Op& op, int lane, uint64_t address, const Place& p) {
   if (address % kTensorMapAlign)
     fault(w, op, Report::Kind::misaligned, 1u << lane, "a tensor map is aligned to 64 bytes");
   const auto map = TensorMap::decode(p.data);
@@ -75,7 +73,7 @@ void run_load_copy(const TmaCopy& c) {
         memset(to, c.map.fill == OutOfBounds::nan ? 0xff : 0, s.bytes);
       mark_shared(*block, at, s.bytes, true);
     }
-    if (c.launch->races) c.launch->races->release_mbarrier(nullptr, -1, c.agent, *block, barrier);
+    if (c.launch->races) c.launch->races->complete_mbarrier(c.agent, *c.op, *block, barrier);
     step_mbarrier(*c.launch, *block, barrier, MbarrierStep::complete_tx, 0, c.transaction, nullptr,
                   nullptr, -1);
   }
@@ -142,7 +140,9 @@ Flow run_tma(Warp& w, const Op& op) {
     auto copy = std::make_shared<TmaCopy>();
     TmaCopy& c = *copy;
     c.launch = &launch, c.op = &op, c.is_load = f.is_load, c.reduce = f.reduce, c.warp = &w;
-    c.map = read_map(w, op, l, maps[l]);
+    const Place map =
+        locate(w, op, SpaceKind::generic, l, maps[l], kTensorMapBytes, Access::Kind::read);
+    c.map = read_map(w, op, l, maps[l], map);
     if (!f.gather && size_t(c.map.rank) != f.coordinates.size())
       fault(w, op, Report::Kind::illegal_instruction, 1u << l,
             "the tensor map has rank " + std::to_string(c.map.rank));
@@ -203,7 +203,10 @@ Flow run_tma(Warp& w, const Op& op) {
     } else {
       add_target(*place.shared_block, 0);
     }
-    if (launch.races) c.agent = launch.races->start_agent(w, 1u << l, false, true);
+    if (launch.races) {
+      c.agent = launch.races->start_agent(w, 1u << l, false, true);
+      launch.races->use_map(w, l, op, map);
+    }
     const Agent agent = c.agent;
     w.block->cluster->pending.push_back(
         {[copy] { copy->is_load ? run_load_copy(*copy) : run_store_copy(*copy); },
@@ -252,6 +255,7 @@ void decode_bulk_tensor(Decode& d) {
     take_coordinates(d, f, d.operand(0), rank);
     f.shared = decode_address(d, d.operand(1), SpaceKind::shared);
   }
+  d.op.between_blocks = reduces;
   d.op.kind = InstructionClass::tma;
   d.op.run = run_tma;
 }
@@ -278,7 +282,19 @@ struct ReplaceForm {
   bool is_wide = false;
 };
 
+// An access of one lane to the whole map, for the race checker.
+void note_map(Warp& w, const Op& op, int lane, const Place* places, Access::Kind kind) {
+  if (!w.launch().races) return;
+  Access access;
+  access.kind = kind, access.bytes = kTensorMapBytes;
+  const uint32_t mask = w.mask;
+  w.mask = 1u << lane;
+  w.launch().races->access(w, op, places, access);
+  w.mask = mask;
+}
+
 void decode_tensormap(Decode& d) {
+  d.op.between_blocks = true;  // a map may be meant for others
   if (d.mods.take("cp_fenceproxy")) {
     // tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.scope.sync.aligned [d],
     // [s], 128
@@ -300,12 +316,14 @@ void decode_tensormap(Decode& d) {
       read_addresses(w, form.first, to);
       read_addresses(w, form.second, from);
       const int l = std::countr_zero(w.mask);  // the warp copies it once
-      const Place target =
-          locate(w, op, SpaceKind::global, l, to[l], kTensorMapBytes, Access::Kind::write);
-      const Place source =
-          locate(w, op, SpaceKind::shared, l, from[l], kTensorMapBytes, Access::Kind::read);
-      memcpy(target.data, source.data, kTensorMapBytes);
-      target.allocation->mark_written(uint64_t(target.data), kTensorMapBytes);
+      Place target[kLanes], source[kLanes];
+      target[l] = locate(w, op, SpaceKind::global, l, to[l], kTensorMapBytes, Access::Kind::write);
+      source[l] = locate(w, op, SpaceKind::shared, l, from[l], kTensorMapBytes, Access::Kind::read);
+      note_map(w, op, l, source, Access::Kind::read);
+      note_map(w, op, l, target, Access::Kind::write);
+      memcpy(target[l].data, source[l].data, kTensorMapBytes);
+      target[l].allocation->mark_written(uint64_t(target[l].data), kTensorMapBytes);
+      if (RaceChecker* races = w.launch().races) races->fence(w, kFenceTensormapRelease);
       return Flow::next;
     };
     return;
@@ -331,8 +349,10 @@ void decode_tensormap(Decode& d) {
     uint64_t addresses[kLanes];
     read_addresses(w, f.address, addresses);
     for_active(w.mask, [&](int l) {
-      const Place p =
+      Place places[kLanes];
+      const Place& p = places[l] =
           locate(w, op, f.address.space, l, addresses[l], kTensorMapBytes, Access::Kind::write);
+      note_map(w, op, l, places, Access::Kind::write);
       auto map = TensorMap::decode(p.data);
       if (!map)
         fault(w, op, Report::Kind::illegal_instruction, 1u << l,

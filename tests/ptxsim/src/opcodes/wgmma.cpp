@@ -6,10 +6,11 @@
 #include <algorithm>
 #include <cstring>
 
-#include "engine/counting.h"
+#include "checks/races.h"
+#include "checks/wgmma_registers.h"
+#include "counters/counting.h"
 #include "engine/lanes.h"
 #include "engine/memory.h"
-#include "engine/races.h"
 #include "engine/waits.h"
 #include "engine/warpgroup.h"
 #include "tensor/wgmma.h"
@@ -148,6 +149,8 @@ Flow run_wgmma(Warp& w, const Op& op) {
   ++w.launch().progress;
   RaceChecker* races = w.launch().races;
   if (races) {
+    issue_wgmma_registers(w, op, m.d, m.a, m.form.a_in_registers ? 4 : 0,
+                          uint32_t(m.form.n) * 8 + uint32_t(m.form.d));
     if (p.joined == 0)
       p.agent = races->start_agent(w, w.mask, false, true);
     else
@@ -173,6 +176,12 @@ Flow run_commit(Warp& w, const Op&) {
   return Flow::next;
 }
 
+// Orders register accesses, which happen at once here but for the product's own.
+Flow run_fence(Warp& w, const Op&) {
+  ++w.wgmma_fences;
+  return Flow::next;
+}
+
 Flow run_wait(Warp& w, const Op& op) {
   const size_t keep = size_t(op.immediate);
   if (w.wgmma_commits.size() <= keep) return Flow::next;
@@ -192,6 +201,7 @@ Flow run_wait(Warp& w, const Op& op) {
   if (last) complete_up_to(block, warpgroup, last);
   w.wgmma_commits.erase(w.wgmma_commits.begin(), w.wgmma_commits.end() - long(keep));
   complete_groups(w, AsyncOp::Kind::wgmma, group, kAllLanes);
+  w.wgmma_waited = group;
   return Flow::next;
 }
 
@@ -203,10 +213,7 @@ void decode_wgmma_op(Decode& d) {
     d.mods.require_one_of({"aligned"});
     d.op.kind = InstructionClass::async_control;
     if (what == 1) d.op.immediate = d.integer(0);
-    // The fence orders register accesses, which happen at once here but for the product's own.
-    d.op.run = what == 0   ? run_commit
-               : what == 1 ? run_wait
-                           : Run([](Warp&, const Op&) { return Flow::next; });
+    d.op.run = what == 0 ? run_commit : what == 1 ? run_wait : run_fence;
     return;
   }
   WgmmaOp& m = d.form<WgmmaOp>();

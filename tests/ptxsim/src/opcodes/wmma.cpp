@@ -5,10 +5,10 @@
 
 #include <cstring>
 
-#include "engine/counters.h"
+#include "checks/taint.h"
+#include "counters/counters.h"
 #include "engine/lanes.h"
 #include "engine/operands.h"
-#include "engine/taint.h"
 
 namespace ptxsim {
 namespace {

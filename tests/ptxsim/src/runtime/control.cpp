@@ -3,7 +3,7 @@
 
 #include <set>
 
-#include "engine/counters.h"
+#include "counters/counters.h"
 #include "engine/json.h"
 #include "runtime/direct.h"
 #include "runtime/registration.h"
@@ -109,6 +109,8 @@ void set_option(const std::string& name, uint64_t value) {
     o.check_unwritten = value != 0;
   else if (name == "max_reports")
     o.max_reports = int(value);
+  else if (name == "host_threads")
+    o.host_threads = value;
   else if (name == "max_instructions")
     o.max_instructions = value;
   else if (name == "memory_limit")
@@ -151,14 +153,6 @@ const char* ptxsim_load_error() {
 
 int ptxsim_reset(const char* device) {
   return guarded([&] { session().choose(device); });
-}
-
-const char* ptxsim_devices() {
-  return guarded_text([] {
-    ptxsim::JsonArray all;
-    for (const ptxsim::Device& d : ptxsim::devices()) all.add(json(d));
-    return all.str();
-  });
 }
 
 const char* ptxsim_device() {
@@ -219,15 +213,6 @@ const char* ptxsim_printed() {
 
 int ptxsim_replace_ptx(const char* library, const char* ptx) {
   return guarded([&] { replace_ptx(library, ptx); });
-}
-
-int ptxsim_load_all() {
-  int failed = -1;
-  guarded([&] {
-    session().simulator();
-    failed = load_everything();
-  });
-  return failed;
 }
 
 const char* ptxsim_kernels() {

@@ -24,8 +24,8 @@ const char* ptxsim_load_error();
 int ptxsim_reset(const char* device);
 const char* ptxsim_devices();  // JSON: an array of all that can be chosen
 const char* ptxsim_device();   // JSON: the chosen one, or null
-// "seed", "check_races", "check_unwritten", "max_reports", "max_instructions", "memory_limit",
-// "capture"
+// "seed", "check_races", "check_unwritten", "max_reports", "max_instructions", "host_threads",
+// "memory_limit", "capture"
 int ptxsim_set_option(const char* name, uint64_t value);
 
 // --- Memory of the caller that kernels may use as device memory ---
@@ -53,7 +53,6 @@ const char* ptxsim_printed();               // what kernels printed
 // Until the next reset, the library whose file name contains `library` holds this PTX instead of its
 // own. Only before the first use of what is in it.
 int ptxsim_replace_ptx(const char* library, const char* ptx);
-int ptxsim_load_all();         // loads every registered module now; the number that failed
 const char* ptxsim_kernels();  // JSON: the kernels of loaded modules with their attributes
 const char* ptxsim_ptx(const char* kernel);  // the module that was loaded for a kernel, or null
 // Registers that ptxas gave a kernel: from now on its launches are held to them.

@@ -154,18 +154,6 @@ void initialize_managed() {
     if (binary->is_initialized) set_managed_pointers(*binary);
 }
 
-int load_everything() {
-  int failed = 0;
-  for (const auto& binary : registry().binaries) {
-    try {
-      loaded(*binary);
-    } catch (const Failure&) {
-      ++failed;
-    }
-  }
-  return failed;
-}
-
 std::string& load_error() { return registry().load_error; }
 
 }  // namespace ptxsim::runtime

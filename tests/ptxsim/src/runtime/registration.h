@@ -60,7 +60,6 @@ void unload_modules();
 // std::invalid_argument unless there is one such library, not yet loaded.
 void replace_ptx(const std::string& library, const std::string& ptx);
 void initialize_managed();  // after a reset, for libraries that were initialised before
-int load_everything();      // returns how many modules failed
 std::string& load_error();  // of the last module that failed
 
 }  // namespace ptxsim::runtime

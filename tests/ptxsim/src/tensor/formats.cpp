@@ -154,17 +154,6 @@ uint64_t encode_integer(Format format, uint64_t magnitude, bool is_negative, Rou
   return code << f.shift;
 }
 
-const float* decode_table(Format format) {
-  static const auto tables = [] {
-    std::array<std::array<float, 256>, std::size(kFormats)> t{};
-    for (int i = int(Format::e5m2); i < int(t.size()); ++i) {
-      for (int code = 0; code < 256; ++code) t[i][code] = float(decode(Format(i), uint64_t(code)));
-    }
-    return t;
-  }();
-  return tables[int(format)].data();
-}
-
 double round_to_integral(double value, Rounding rounding) {
   switch (rounding) {
     case Rounding::rz: return std::trunc(value);

@@ -63,9 +63,6 @@ uint64_t encode(Format format, double value, const EncodeOptions& options = {});
 // Of +-magnitude.
 uint64_t encode_integer(Format format, uint64_t magnitude, bool is_negative, Rounding rounding);
 
-// Values of all 256 codes of a format of at most 8 bits.
-const float* decode_table(Format format);
-
 // Integral value next to `value` in the direction of the rounding (rn, rz, rm, rp).
 double round_to_integral(double value, Rounding rounding);
 

@@ -43,7 +43,7 @@ def stop() -> None:
 
 
 @cache
-def library(name: str) -> ctypes.CDLL:
+def load(name: str) -> ctypes.CDLL:
     """A library with the simulator as its CUDA runtime, waited for."""
     simulator()
     return oracles.load(_compiled[name].result())

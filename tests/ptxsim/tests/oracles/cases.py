@@ -49,7 +49,7 @@ class Oracle:
 
     def run(self, problem: int, seed: int, ptx: str | None = None) -> Outcome:
         """One problem in one schedule, with the library's PTX or another."""
-        library = built.library(self.library)
+        library = built.load(self.library)
         sim = simulator()
         sim.reset(self.device, seed=seed, max_reports=1000)
         if ptx is not None:

@@ -49,7 +49,7 @@ def _compiled(request: pytest.FixtureRequest) -> None:
     oracle = _oracle(request.node)
     if oracle:
         try:
-            built.library(oracle.library)
+            built.load(oracle.library)
         except (build.Missing, ModuleNotFoundError) as reason:
             pytest.skip(f"the oracle cannot be built: {reason}")
 

@@ -110,6 +110,10 @@ GROUPED = (
      put(r"tensormap\.cp_fenceproxy[^;]*;", nth=-2)),
     ("drop tensormap.replace of an extent", "producer: the rows of a in the next group",
      put(r"tensormap\.replace\.tile\.global_dim[^;]*, 1, [^;]*;", nth=-2)),
+    ("drop the acquire of a tensor map", "epilogue: that of d",
+     put(r"fence\.proxy\.tensormap[^;]*;")),
+    ("drop the acquire of a tensor map", "producer: that of a",
+     put(r"fence\.proxy\.tensormap[^;]*;", nth=1)),
 )  # fmt: skip
 SM120 = (
     *TMA,

@@ -28,7 +28,8 @@ def architectures(name: str) -> tuple[str, ...]:
 def compiled(name: str, target: str) -> Path:
     """PTX for a target, "90a", compiled where a source changed."""
     source, ptx = kernel_sources()[name], build.BUILD / f"{name}_{target}.ptx"
-    newest = max(path.stat().st_mtime for path in (source, *(ROOT / "csrc").glob("*/*.h")))
+    headers = (*(ROOT / "csrc").glob("*/*.h"), *source.parent.glob("*.*h"))
+    newest = max(path.stat().st_mtime for path in (source, *headers))
     if not ptx.exists() or ptx.stat().st_mtime < newest:
         partial = ptx.with_suffix(".partial")
         command = [build.nvcc(), "-std=c++17", "-O3", f"-arch=compute_{target}", "-ptx",

@@ -5,7 +5,7 @@
 // them is remembered, too, what is stored of them in shared memory counts as unwritten again, and
 // the first use that matters is reported: in global memory, an atomic, an address, a branch. Warps
 // without such registers pay one test an instruction.
-#include "engine/taint.h"
+#include "checks/taint.h"
 
 #include "engine/lanes.h"
 #include "engine/launch.h"

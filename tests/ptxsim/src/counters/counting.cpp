@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/counting.h"
+#include "counters/counting.h"
 
 #include <algorithm>
 #include <bit>

@@ -24,8 +24,8 @@
 #include <memory>
 #include <string>
 
+#include "counters/sector_set.h"
 #include "engine/instruction_class.h"
-#include "engine/sector_set.h"
 #include "engine/simulator.h"
 
 namespace ptxsim {

@@ -2,7 +2,7 @@
 // From accesses to the counters of counters.h, which says what each means.
 #pragma once
 
-#include "engine/counters.h"
+#include "counters/counters.h"
 #include "engine/memory.h"
 
 namespace ptxsim {

@@ -10,7 +10,6 @@
 
 namespace ptxsim {
 
-enum class FenceScope : uint8_t { block, cluster, device, system };
 enum : int64_t { kFenceOrdinary, kFenceProxyAsync, kFenceTensormapRelease, kFenceTensormapAcquire };
 
 class RaceChecker {
@@ -18,24 +17,25 @@ class RaceChecker {
   virtual ~RaceChecker() = default;
 
   virtual void start_cluster(Cluster& cluster) = 0;
+  // The last threads of a block exit: what still works on its shared memory is reported.
+  virtual void end_block(Warp& w, const Op& op) = 0;
   virtual void end_cluster(Cluster& cluster) = 0;
 
   virtual void access(Warp& w, const Op& op, const Place* places, const Access& access) = 0;
   // A strong access: before it what it releases, after it what it acquires.
-  virtual void order(Warp& w, const Op& op, const Order& order, const Place* places,
-                     bool after) = 0;
+  virtual void order(Warp& w, const Order& order, const Place* places, bool after) = 0;
   virtual void warp_barrier(Warp& w, uint32_t members) = 0;
   virtual void arrive_barrier(Warp& w, uint32_t id, uint32_t generation) = 0;
   virtual void leave_barrier(Warp& w, uint32_t id, uint32_t generation) = 0;
   virtual void arrive_cluster(Warp& w, uint32_t generation, bool releases) = 0;
   virtual void leave_cluster(Warp& w, uint32_t generation, bool acquires) = 0;
-  virtual void fence(Warp& w, const Op& op, FenceScope scope, int64_t kind) = 0;
+  virtual void fence(Warp& w, int64_t kind) = 0;
 
-  // mbarriers: an arrival or completion by a lane, or by an agent (w null); a phase that ends; a
-  // wait that found one ended.
+  // mbarriers: an arrival by a lane, a completion by an agent; a phase that ends; a wait that found
+  // one ended.
   virtual void start_mbarrier(Block& block, uint32_t offset) = 0;
-  virtual void release_mbarrier(const Warp* w, int lane, Agent agent, Block& block,
-                                uint32_t offset) = 0;
+  virtual void release_mbarrier(Warp& w, int lane, Block& block, uint32_t offset) = 0;
+  virtual void complete_mbarrier(Agent agent, const Op& op, Block& block, uint32_t offset) = 0;
   virtual void end_phase(Block& block, uint32_t offset) = 0;
   virtual void acquire_mbarrier(Warp& w, uint32_t lanes, Block& block, uint32_t offset) = 0;
 
@@ -50,8 +50,19 @@ class RaceChecker {
   virtual void agent_global(Agent agent, int lane, const Op& op, Allocation& allocation,
                             uint64_t address, uint64_t bytes, bool write) = 0;
   virtual void join_agent(Warp& w, uint32_t lanes, Agent agent) = 0;
+
+  // Another part of the launch, which has ended: what it and this one touched is compared, and is
+  // this one's from now on.
+  virtual void add_part(RaceChecker& part, Launch& launch) = 0;
+
+  // Tensor maps: fence.proxy.tensormap.acquire of one, and its use by a copy that a lane issues. It
+  // counts as read then: what waits for that is cp.async.bulk.wait_group.read alone, and grouped
+  // GEMMs take that for loads, too, which are in no group.
+  virtual void acquire_map(Warp& w, const uint64_t* addresses) = 0;
+  virtual void use_map(Warp& w, int lane, const Op& op, const Place& map) = 0;
 };
 
-std::unique_ptr<RaceChecker> make_race_checker();
+// Of one part of a launch.
+std::unique_ptr<RaceChecker> make_race_checker(uint32_t part);
 
 }  // namespace ptxsim

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/counters.h"
+#include "counters/counters.h"
 
 #include <algorithm>
 #include <numeric>
