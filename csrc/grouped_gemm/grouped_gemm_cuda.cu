@@ -313,17 +313,6 @@ int64_t rows_of_a_group(const GroupProduct& g) {  // if they are spread evenly
   return g.E > 0 ? g.M / g.E : g.M;
 }
 
-cudaError_t is_sm90(bool* yes) {
-  int device, major = 0, minor = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status == cudaSuccess)
-    status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (status == cudaSuccess)
-    status = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  *yes = major == 9 && minor == 0;
-  return status;
-}
-
 // TMA's strides: multiples of 16 bytes below 2^40, and rows that do not overlap.
 bool is_tma_stride(int64_t stride, int64_t row, int64_t size) {
   return stride >= row && stride * size % 16 == 0 && stride * size < int64_t(1) << 40;
@@ -351,17 +340,18 @@ const char* why_not_sm90a(const GroupProduct& g, DType dtype) {
 }  // namespace
 
 int64_t group_product_workspace(int64_t groups) {
-  bool sm90;
-  return kHasSm90a && is_sm90(&sm90) == cudaSuccess && sm90 ? sm90a_group_product_workspace(groups)
-                                                            : 0;
+  int capability;
+  return kHasSm90a && compute_capability(&capability) == cudaSuccess && capability == 90
+             ? sm90a_group_product_workspace(groups)
+             : 0;
 }
 
 cudaError_t launch_group_product(const GroupProduct& g, DType dtype, cudaStream_t stream) {
   if (g.M == 0 || g.N == 0) return cudaSuccess;
-  bool sm90;
-  const cudaError_t status = is_sm90(&sm90);
+  int capability;
+  const cudaError_t status = compute_capability(&capability);
   if (status != cudaSuccess) return status;
-  const char* why = sm90 ? why_not_sm90a(g, dtype) : "";
+  const char* why = capability == 90 ? why_not_sm90a(g, dtype) : "";
   const Because because(why ? why : "");
   if (!why) return launch_sm90a_group_product(g, stream);
   if (dtype == DType::f32)
