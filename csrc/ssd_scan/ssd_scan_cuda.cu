@@ -83,7 +83,6 @@ const HopperKernel* hopper_kernel(const StreamKernel& k, const char** why) {
   int capability;
   *why = "";
   if (compute_capability(&capability) != cudaSuccess || capability != 90) return nullptr;
-  *why = "tiles are not of 64 columns of P and up to 128 of N";
   for (const HopperKernel& hopper : kHopper) {
     if (k.P != hopper.kP || k.N != hopper.N) continue;
     cudaFuncAttributes attributes;
@@ -91,7 +90,9 @@ const HopperKernel* hopper_kernel(const StreamKernel& k, const char** why) {
         attributes.maxThreadsPerBlock >= kHopperThreads)
       return &hopper;
     *why = "this build has no code for sm_90a";
+    return nullptr;
   }
+  *why = "tiles are not of 64 columns of P and up to 128 of N";
   return nullptr;
 }
 
