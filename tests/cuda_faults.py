@@ -14,7 +14,7 @@ import test_moe_route as route
 import test_rms_norm as norm
 import test_ssm_step as step
 from native import Case, check_case
-from planted import Fault, Probe, each
+from planted import Probe, each
 from warpweave import ops
 from warpweave import reference as ref
 from warpweave import testing as kit
@@ -31,7 +31,7 @@ FOUR = r"ld\.global\.v4\.u32 \{(%r\d+), (%r\d+), (%r\d+), (%r\d+)\}[^;]*;"
 ZEROS = r"mov.u32 \1, 0; mov.u32 \2, 0; mov.u32 \3, 0; mov.u32 \4, 0;"
 FMA = r"fma\.rn\.f32 (\S+), (\S+), (\S+), (\S+);"
 ADDEND = r"mov.f32 \1, \4;"
-TWO = r"(?:add|sub|mul)(?:\.rn)?\.(f32|f64|s32|u32|s64) (\S+), (\S+), (\S+);"  # FIRST or SECOND is left
+TWO = r"(?:add|sub|mul)(?:\.rn)?\.(f32|f64|s32|u32|s64) (\S+), (\S+), (\S+);"  # one is left
 BARRIER, STORE = r"bar\.sync[^;]*;", r"st\.global[^;]*;"
 
 
@@ -205,7 +205,8 @@ TABLE: dict[str, dict[str, Rows]] = {
          when(r"ge\.s64"), ALWAYS),
     )},
     "rms_norm, long rows": {NORM: (
-        ("rest not summed", "float v[V];\n    group.values(i, v, true);\n    sum = squares<V>(v, sum);",
+        ("rest not summed",
+         "    float v[V];\n    group.values(i, v, true);\n    sum = squares<V>(v, sum);",
          FMA, ADDEND),
         ("rest not stored", "    group.values(i, v, false);\n    group.store(i, v, scale);", STORE),
     )},

@@ -10,13 +10,13 @@ import test_latent_moe as latent
 import test_moe_mlp as mlp
 from cuda_faults import ALWAYS, BARRIER, FIRST, FMA, NEVER, SECOND, SELECT, STORE, TWO, Rows, when
 from planted import Probe, each
+from ptxsim.tests.oracles.mutations import MUTATIONS
 
 BF16, F32 = torch.bfloat16, torch.float32
 GEMM = "grouped_gemm/grouped_gemm_cuda.cu"
 TILES = "grouped_gemm/group_tiles.cuh"
 SM90A = "grouped_gemm/group_product_sm90a.cu"
 MLP = "moe_mlp/moe_mlp_cuda.cu"
-PTX = "core/cuda/ptx.cuh"
 
 
 PROBES = {
@@ -36,8 +36,10 @@ PROBES = {
         gemm.make(*gemm.SHAPES[1], F32))),
     "product, sm_90a": Probe("grouped_gemm", "H100", each(gemm.check_product,
         gemm.make(*gemm.MANY[0], BF16, "relu2"))),
+    "product, sm_90a, stages": Probe("grouped_gemm", "H100", each(gemm.check_product,
+        gemm.make(*gemm.DEEP[2], BF16, "relu2"))),
     "product, sm_90a, groups": Probe("grouped_gemm", "H100", each(gemm.check_product,
-        gemm.make(*gemm.LARGE))),
+        gemm.tile_a_group()), check_races=0),
     "experts": Probe("moe_mlp", "A100", each(mlp.check_one,
         mlp.make(*mlp.SHAPES[1]), mlp.make(*mlp.SHAPES[2]))),
     "experts, sm_90a": Probe("moe_mlp", "H100", each(mlp.check_one,
@@ -45,6 +47,13 @@ PROBES = {
     "latent experts": Probe("latent_moe", "A100", each(latent.check_one,
         latent.make(*latent.SHAPES[3]), latent.make(*latent.SHAPES[2]))),
 }  # fmt: skip
+
+# What is planted into CUTLASS's own kernels; the tensor maps of another group need one.
+COOPERATIVE = [m for m in MUTATIONS if m.entry == "sm90_cooperative"]
+OF_THE_NEXT_GROUP = [
+    m for m in MUTATIONS if m.entry == "sm90_grouped_bf16" and "acquire" not in m.name
+]
+CUTLASS = {"product, sm_90a, stages": COOPERATIVE, "product, sm_90a, groups": OF_THE_NEXT_GROUP}
 
 TABLE: dict[str, dict[str, Rows]] = {
     "product, 16 rows": {GEMM: (
@@ -106,9 +115,9 @@ TABLE: dict[str, dict[str, Rows]] = {
          "        __syncthreads();\n#pragma unroll\n        for (int j = 0; j < kTile", BARRIER),
         ("slab read before it is there", "        __syncthreads();\n        // Two", BARRIER),
         ("k past the end",
-         "if (m < tile.m1 && k < p.K)\n"
-         "            a = static_cast<const float*>(p.a)[(p.rows ? p.rows[m] : m) * p.a_stride + k];\n"
-         "          if (n < g.N && k < p.K)", r"setp\.ge\.s64", "setp.gt.s64"),
+         "if (m < tile.m1 && k < p.K)\n            a = static_cast<const float*>(p.a)"
+         "[(p.rows ? p.rows[m] : m) * p.a_stride + k];\n          if (n < g.N && k < p.K)",
+         r"setp\.ge\.s64", "setp.gt.s64"),
         ("slabs not added up", "acc[m][n] += sum[0][m][n] + sum[1][m][n];",
          r"add\.f32 (\S+), \1, (\S+);", r"mov.f32 \1, \2;"),
         ("odd k dropped", "acc[m][n] += sum[0][m][n] + sum[1][m][n];",

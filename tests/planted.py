@@ -22,6 +22,7 @@ class Probe(NamedTuple):
     op: str
     device: str
     check: Callable[[kit.Op], None]
+    check_races: int = 1  # 0 where they are others' to find and would take long
 
 
 def each(check_one: Callable[[kit.Op, Case], None], *cases: Case) -> Callable[[kit.Op], None]:

@@ -75,7 +75,7 @@ def make(B: int, C: int, T: int, W: int, dtype: torch.dtype = BF16, options: str
 
 
 def packed_around_steps(dtype: torch.dtype) -> Case:
-    """Sequences that start at, and one token before, what a warp does in one step, and an empty one."""
+    """Sequences that start at, and a token before, what a warp does in one step; one is empty."""
     cuts = torch.tensor([0, 255, 512, 512, 600])
     return make(1, 3, 600, 4, dtype, "abcs") | {"cu_seqlens": cuts}
 

@@ -1,34 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults planted into the PTX of every CUDA kernel are caught when the op runs on shapes of its own
-tests: by a report of the simulator's checkers or by the op's own check of results. Prints what caught
-each."""
+"""Faults planted into the PTX of the CUDA kernels are caught when the op runs on shapes of its own
+tests: by reports of the checkers or by the op's own check of results. Prints by which."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 
 import pytest
-import torch
 
-import targets
 import cuda_faults
 import cuda_faults_products
+import cuda_faults_scan
+import targets
 from planted import Fault, planted, without
 from ptxsim.driver import simulator
+from ptxsim.tests.oracles.mutations import Mutation
 from test_cuda_budgets import kernels
 from warpweave import _native, ops
 
 ARCHS = {"A100": "sm_80", "H100": "sm_90a"}
 MOST = 5_000_000  # warp instructions of a launch: for loops that a fault keeps from ending
 
-TABLES = (cuda_faults, cuda_faults_products)
+TABLES = (cuda_faults, cuda_faults_scan, cuda_faults_products)
 PROBES = {name: probe for table in TABLES for name, probe in table.PROBES.items()}
-FAULTS = {
+FAULTS: dict[str, list[Fault | Mutation]] = {
     probe: [Fault(source, *row) for source, rows in places.items() for row in rows]
     for table in TABLES
     for probe, places in table.TABLE.items()
 }
+for name, mutations in cuda_faults_products.CUTLASS.items():
+    FAULTS.setdefault(name, []).extend(mutations)
 
 pytestmark = pytest.mark.skipif(
     bool(targets.missing("sim:sm_80")), reason=targets.missing("sim:sm_80") or "never"
@@ -47,12 +49,13 @@ def table() -> Iterator[list[str]]:
     print("\n" + "\n".join(rows))
 
 
-def outcome(probe: str, modules: dict[str, str]) -> str:
+def outcome(probe: str, modules: dict[str, str], **options: int) -> str:
     """The kinds of the reports, or else "wrong result"; empty if the probe passes. `modules`: PTX
     in place of what holds a kernel."""
-    op, device, check = PROBES[probe]
+    op, device, check, check_races = PROBES[probe]
     sim = simulator()
-    sim.reset(device, max_reports=1000, max_instructions=MOST)
+    options = {"check_races": check_races, "max_reports": 1000, "max_instructions": MOST} | options
+    sim.reset(device, **options)
     sim.serve(_native)
     for symbol, ptx in modules.items():
         sim.replace_ptx(symbol, ptx)
@@ -70,11 +73,10 @@ def outcome(probe: str, modules: dict[str, str]) -> str:
 
 @cache
 def modules_of(probe: str) -> dict[str, str]:
-    """PTX of what the probe launches and nothing else, by the symbol of a kernel in it. The probe
-    passes without a fault."""
+    """PTX of what the probe launches and nothing else, by the symbol of a kernel in it."""
     device = PROBES[probe].device
     known = kernels(ARCHS[device])
-    assert not outcome(probe, {}), f"{probe} fails without a fault"
+    assert not outcome(probe, {}, check_races=0), f"{probe} fails without a fault"
     launched = {launch["symbol"] for launch in simulator().counters()}
     by_module: dict[str, set[str]] = {}
     for symbol in sorted(launched):
@@ -91,9 +93,10 @@ def test_without_a_fault_all_is_well(probe: str) -> None:
     ("probe", "fault"),
     [pytest.param(p, f, id=f"{p}: {f.name}") for p, faults in FAULTS.items() for f in faults],
 )
-def test_is_caught(probe: str, fault: Fault, table: list[str]) -> None:
+def test_is_caught(probe: str, fault: Fault | Mutation, table: list[str]) -> None:
     modules = modules_of(probe)
-    faulty = {s: planted(ptx, fault) for s, ptx in modules.items()}
+    plant = fault.apply if isinstance(fault, Mutation) else partial(planted, fault=fault)
+    faulty = {s: plant(ptx) for s, ptx in modules.items()}
     assert faulty != modules, f"no place for: {fault.name}"
     caught = outcome(probe, faulty)
     table.append(f"{probe:26}{fault.name:52}{caught or 'NOTHING'}")
