@@ -74,6 +74,12 @@ def make(B: int, C: int, T: int, W: int, dtype: torch.dtype = BF16, options: str
     return case
 
 
+def packed_around_steps(dtype: torch.dtype) -> Case:
+    """Sequences that start at, and a token before, what a warp does in one step; one is empty."""
+    cuts = torch.tensor([0, 255, 512, 512, 600])
+    return make(1, 3, 600, 4, dtype, "abcs") | {"cu_seqlens": cuts}
+
+
 def magnitudes(**case: Any) -> Any:
     """|terms| of every element: the same convolution over absolute values, not activated."""
     positive = ("x", "weight", "bias", "initial_states")
@@ -92,6 +98,7 @@ def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
             check_one(op, case)
         if shape[0] == 1:
             check_one(op, make(*shape, dtype, "abcs", i % 2 == 0))
+    check_one(op, packed_around_steps(dtype))
     for value in (nan, inf):
         case = make(*SHAPES[0], dtype, "abs")
         case["x"][1, 2, 100] = value
