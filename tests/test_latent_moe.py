@@ -121,21 +121,22 @@ def test_many_rows_take_the_kernel_of_sm90a(
 
 
 def test_sums_are_rounded_once(target: str) -> None:
-    """Each of the two last products is far from bfloat16's numbers, and only their sum is near."""
+    """The last two products are 1 + 2^-12, which bfloat16 does not have, and -1."""
     T, d, width = 70, 128, 64
-    zero = torch.zeros(T, 1)
-    case = make(T, d, width, 2, 64, 1, width)
-    case["shared_up"] = torch.eye(width, d, dtype=BF16)
-    case["x"] = torch.ones(T, d, dtype=BF16)
-    case |= {"weights": zero + 1, "indices": zero.int()}
-    case["fc1"] = torch.eye(width, d, dtype=BF16)
-    case["up"] = torch.eye(64, dtype=BF16).expand(2, 64, 64).contiguous()
-    case["down"] = case["up"]
-    # Rows of fc2 sum to 1 + 2^-12 and those of shared_down to -1: rounded on its own, 2^-12 is lost.
-    case["fc2"] = torch.zeros(d, width, dtype=BF16)
-    case["fc2"][:, 0], case["fc2"][:, 1] = 1, 2**-12
-    case["shared_down"] = torch.zeros(d, width, dtype=BF16)
-    case["shared_down"][:, 0] = -1
+    eye, fc2 = torch.eye(width, d, dtype=BF16), torch.zeros(d, width, dtype=BF16)
+    fc2[:, 0], fc2[:, 1] = 1, 2**-12
+    experts = eye[:, :width].expand(2, width, width)
+    case: Case = {
+        "x": torch.ones(T, d, dtype=BF16),
+        "weights": torch.ones(T, 1),
+        "indices": torch.zeros(T, 1, dtype=torch.int32),
+        "fc1": eye,
+        "up": experts,
+        "down": experts,
+        "fc2": fc2,
+        "shared_up": eye,
+        "shared_down": torch.nn.functional.pad(-torch.ones(d, 1), (0, width - 1)).to(BF16),
+    }
     kit.assert_same_bits(ops.latent_moe(**case), torch.full((T, d), 2**-12, dtype=BF16))
 
 

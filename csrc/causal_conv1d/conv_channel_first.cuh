@@ -129,10 +129,11 @@ struct Starts {
     return __funnelshift_r(words[from / 32], words[from / 32 + 1], from % 32);
   }
 
-  // By all threads of a block.
-  __device__ void find(const CausalConv1dParams& p, int64_t b, int64_t chunk_begin, int chunk) {
+  // By all threads of a block. Returns which of cu_seqlens has the first of these tokens.
+  __device__ int64_t find(const CausalConv1dParams& p, int64_t b, int64_t chunk_begin, int chunk) {
     const int64_t begin = chunk_begin - kLead, end = chunk_begin + chunk;
     const int thread = threadIdx.x, lane = thread % kLanes, words = (kLead + chunk) / 32;
+    int64_t first = 0;
     if (p.seq_idx) {
       const int32_t* idx = p.seq_idx + b * p.seq_idx_stride_b;
 #pragma unroll 4
@@ -145,9 +146,10 @@ struct Starts {
         if (lane == 0) start[word] = starts, padding[word] = negative;
       }
     } else {
-      for (int word = thread; word < words; word += kGeneralThreads) start[word] = padding[word] = 0;
+      for (int word = thread; word < words; word += kGeneralThreads)
+        start[word] = padding[word] = 0;
       __syncthreads();
-      const int64_t first = sequence_at(p, begin > 0 ? begin : 0);
+      first = sequence_at(p, begin > 0 ? begin : 0);
 #pragma unroll 1
       for (int64_t i = first + thread; i < p.num_seqs; i += kGeneralThreads) {
         const int64_t t = cu_seqlen(p, i);
@@ -159,6 +161,7 @@ struct Starts {
     }
     if (thread == 0) start[words] = padding[words] = 0;
     __syncthreads();
+    return first;
   }
 };
 
@@ -175,7 +178,7 @@ __global__ void __launch_bounds__(kGeneralThreads, 3)
   const int64_t c = int64_t(tile % task.tiles) * (kGeneralThreads / kLanes) + threadIdx.x / kLanes;
   const int64_t chunk_begin = int64_t(blockIdx.x % task.chunks) * task.chunk;
   const bool sequences = p.cu_seqlens || p.seq_idx;
-  if (sequences) starts.find(p, b, chunk_begin, int(task.chunk));
+  const int64_t first = sequences ? starts.find(p, b, chunk_begin, int(task.chunk)) : 0;
   if (c >= p.C) return;  // whole warps
   const T* x = static_cast<const T*>(p.x) + b * p.x_stride_b + c * p.x_stride_c;
   T* out = static_cast<T*>(p.out) + b * p.out_stride_b + c * p.out_stride_c;
@@ -192,7 +195,7 @@ __global__ void __launch_bounds__(kGeneralThreads, 3)
   load_weights<T, 1, W>(task, c, tap, bias);
 
   const T* states = static_cast<const T*>(p.initial_states) + c * p.initial_stride_c;
-  const int64_t first_row = p.initial_states && p.cu_seqlens && start <= 0 ? sequence_at(p, 0) : b;
+  const int64_t first_row = p.cu_seqlens ? first : b;  // of states, where the chunk has token 0
   const auto input_or_zero = [&](int64_t t) {
     if (t >= 0) return t < t1 ? x[t] : T{};
     if (!p.initial_states || t < -(W - 1)) return T{};

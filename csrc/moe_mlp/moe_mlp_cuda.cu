@@ -101,7 +101,8 @@ struct Choice {
   float weight;
 };
 
-// V columns a thread.
+// V columns a thread, 4 or 1: with 8 results of 16 bits, 16 bytes, the two vectors of fp32 that they
+// come from would lie 32 bytes apart from lane to lane and take twice the sectors.
 template <typename T, int V>
 __device__ inline void weighted_sums(const Choice* choice, int count, int64_t columns, T* out) {
   for (int64_t n = threadIdx.x * V; n < columns; n += kCombineThreads * V) {
@@ -109,7 +110,7 @@ __device__ inline void weighted_sums(const Choice* choice, int count, int64_t co
 #pragma unroll 2
     for (int i = 0; i < count; ++i) {
       float v[V];
-      load_widened<float, V == 1 ? 1 : kVector<float>, V>(choice[i].y + n, v);
+      widen<float>(load_packed<float, V>(choice[i].y + n), v);
 #pragma unroll
       for (int j = 0; j < V; ++j) sum[j] = fmaf(choice[i].weight, v[j], sum[j]);
     }
@@ -136,10 +137,9 @@ __global__ void __launch_bounds__(kCombineThreads) combine(const __grid_constant
   }
   __syncthreads();
   T* out = static_cast<T*>(p.out) + t * p.out_stride_t;
-  constexpr int V = kVector<T>;
-  const bool wide =
-      p.K % V == 0 && p.out_stride_t % V == 0 && reinterpret_cast<uintptr_t>(p.out) % 16 == 0;
-  if (wide)
+  constexpr int V = 4;
+  if (p.K % V == 0 && p.out_stride_t % V == 0 &&
+      reinterpret_cast<uintptr_t>(p.out) % (V * sizeof(T)) == 0)
     weighted_sums<T, V>(choice, choices - absent, p.K, out);
   else
     weighted_sums<T, 1>(choice, choices - absent, p.K, out);
