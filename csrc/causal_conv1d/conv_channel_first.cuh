@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Time in the vector: a warp owns one channel and walks along a chunk, 32 vectors of tokens a step; a
 // lane gets the W-1 inputs before its own from the lane below.
+//
+//   channel_first          rows of one sequence and whole vectors
+//   channel_first_general  any rows, any sequences. A block first finds the starts of sequences in its
+//                          chunk, a bit a token in shared memory, for 8 channels. A step that sees no
+//                          start takes the sums of channel_first; in another, a start replaces what
+//                          is before it in the window: 34 to 40 warp instructions for 32 outputs of
+//                          sequences of 100 tokens, where one sequence takes 15 to 20
 #pragma once
 
 #include "causal_conv1d/conv_core.cuh"
@@ -65,7 +72,6 @@ struct Window {
   }
 };
 
-// Rows of one sequence and whole vectors.
 template <typename T, int W>
 __global__ void __launch_bounds__(kThreads, 6) channel_first(const __grid_constant__ Task task) {
   constexpr int V = kVector<T>, kStep = kLanes * V;
@@ -154,7 +160,8 @@ struct Starts {
       for (int64_t i = first + thread; i < p.num_seqs; i += kGeneralThreads) {
         const int64_t t = cu_seqlen(p, i);
         if (t >= end) break;
-        if (t < begin || t == 0 || cu_seqlen(p, i + 1) <= t) continue;  // no token, or none here
+        if (t < begin || t == 0 || cu_seqlen(p, i + 1) <= t)
+          continue;  // it has no token, or is before
         atomicOr(&start[(t - begin) / 32], 1u << (t - begin) % 32);
         sequence[t - begin] = uint32_t(i);
       }
@@ -165,7 +172,7 @@ struct Starts {
   }
 };
 
-// Any rows, any sequences. The warps of a block have neighbouring channels of one chunk.
+// The warps of a block have neighbouring channels of one chunk.
 template <typename T, int W>
 __global__ void __launch_bounds__(kGeneralThreads, 3)
     channel_first_general(const __grid_constant__ Task task) {
