@@ -64,7 +64,7 @@ def make(B: int, C: int, T: int, W: int, dtype: torch.dtype = BF16, options: str
     }
     rows = B
     if "c" in options:
-        rows = max(4, T // 4)  # many of one or two tokens, and of none
+        rows = max(4, T // 2)  # many of a few tokens, and of none
         case["cu_seqlens"] = kit.cut_points(T, rows, g)
     if "i" in options:
         idx = (torch.rand(B, T, generator=g) < 0.2).cumsum(1).to(torch.int32)

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time in the vector: a warp owns one channel and walks along a chunk, 32 vectors of tokens a step; a
-// lane gets the W-1 inputs before its own from the lane below.
+// Time in the vector: a warp owns one channel and walks along a chunk, 32 vectors of tokens a step;
+// a lane gets the W-1 inputs before its own from the lane below.
 //
 //   channel_first          rows of one sequence and whole vectors
-//   channel_first_general  any rows, any sequences. A block first finds the starts of sequences in its
-//                          chunk, a bit a token in shared memory, for 8 channels. A step that sees no
-//                          start takes the sums of channel_first; in another, a start replaces what
-//                          is before it in the window: 34 to 40 warp instructions for 32 outputs of
-//                          sequences of 100 tokens, where one sequence takes 15 to 20
+//   channel_first_general  any rows, any sequences. A block first finds the starts of sequences in
+//                          its chunk, a bit a token in shared memory, for 8 channels. A step that
+//                          sees no start takes the sums of channel_first; in another, a start
+//                          replaces what is before it in the window: 32 to 39 warp instructions for
+//                          32 outputs of sequences of 100 tokens, where one sequence takes 15 to 20
 #pragma once
 
 #include "causal_conv1d/conv_core.cuh"
@@ -129,17 +129,16 @@ template <int kTokens>
 struct Starts {
   static constexpr int kLead = 32, kWords = (kLead + kTokens) / 32 + 1;  // one that bits() may read
   uint32_t start[kWords], padding[kWords];                               // a bit a token
-  uint32_t sequence[kLead + kTokens];  // that starts there, of cu_seqlens
+  uint32_t sequence[kLead + kTokens];  // that starts there, of cu_seqlens; token 0 always has one
 
   static __device__ uint32_t bits(const uint32_t* words, uint32_t from) {
     return __funnelshift_r(words[from / 32], words[from / 32 + 1], from % 32);
   }
 
-  // By all threads of a block. Returns which of cu_seqlens has the first of these tokens.
-  __device__ int64_t find(const CausalConv1dParams& p, int64_t b, int64_t chunk_begin, int chunk) {
+  // By all threads of a block.
+  __device__ void find(const CausalConv1dParams& p, int64_t b, int64_t chunk_begin, int chunk) {
     const int64_t begin = chunk_begin - kLead, end = chunk_begin + chunk;
     const int thread = threadIdx.x, lane = thread % kLanes, words = (kLead + chunk) / 32;
-    int64_t first = 0;
     if (p.seq_idx) {
       const int32_t* idx = p.seq_idx + b * p.seq_idx_stride_b;
 #pragma unroll 4
@@ -154,21 +153,22 @@ struct Starts {
     } else {
       for (int word = thread; word < words; word += kGeneralThreads)
         start[word] = padding[word] = 0;
+      if (thread == 0) sequence[kLead] = 0;
       __syncthreads();
-      first = sequence_at(p, begin > 0 ? begin : 0);
+      // A search is for more sequences than the threads can look at.
+      const bool many = p.num_seqs > kGeneralThreads && begin > 0;
 #pragma unroll 1
-      for (int64_t i = first + thread; i < p.num_seqs; i += kGeneralThreads) {
+      for (int64_t i = (many ? sequence_at(p, begin) : 0) + thread; i < p.num_seqs;
+           i += kGeneralThreads) {
         const int64_t t = cu_seqlen(p, i);
         if (t >= end) break;
-        if (t < begin || t == 0 || cu_seqlen(p, i + 1) <= t)
-          continue;  // it has no token, or is before
-        atomicOr(&start[(t - begin) / 32], 1u << (t - begin) % 32);
+        if (t < begin || cu_seqlen(p, i + 1) <= t) continue;  // it is before, or has no token
         sequence[t - begin] = uint32_t(i);
+        if (t > 0) atomicOr(&start[(t - begin) / 32], 1u << (t - begin) % 32);
       }
     }
     if (thread == 0) start[words] = padding[words] = 0;
     __syncthreads();
-    return first;
   }
 };
 
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kGeneralThreads, 3)
   const int64_t c = int64_t(tile % task.tiles) * (kGeneralThreads / kLanes) + threadIdx.x / kLanes;
   const int64_t chunk_begin = int64_t(blockIdx.x % task.chunks) * task.chunk;
   const bool sequences = p.cu_seqlens || p.seq_idx;
-  const int64_t first = sequences ? starts.find(p, b, chunk_begin, int(task.chunk)) : 0;
+  if (sequences) starts.find(p, b, chunk_begin, int(task.chunk));
   if (c >= p.C) return;  // whole warps
   const T* x = static_cast<const T*>(p.x) + b * p.x_stride_b + c * p.x_stride_c;
   T* out = static_cast<T*>(p.out) + b * p.out_stride_b + c * p.out_stride_c;
@@ -202,14 +202,16 @@ __global__ void __launch_bounds__(kGeneralThreads, 3)
   load_weights<T, 1, W>(task, c, tap, bias);
 
   const T* states = static_cast<const T*>(p.initial_states) + c * p.initial_stride_c;
-  const int64_t first_row = p.cu_seqlens ? first : b;  // of states, where the chunk has token 0
+  const int64_t first_row = p.cu_seqlens ? starts.sequence[starts.kLead] : b;  // of token 0's state
   const auto input_or_zero = [&](int64_t t) {
     if (t >= 0) return t < t1 ? x[t] : T{};
     if (!p.initial_states || t < -(W - 1)) return T{};
     return states[first_row * p.initial_stride_b + (t + W - 1) * p.initial_stride_w];
   };
   Vector<T> data{};
-  if (start > 0 || p.initial_states)
+  if (start > 0)
+    data.words = load_packed<T, V>(x + start - V);
+  else if (p.initial_states)
 #pragma unroll
     for (int i = V - (W - 1); i < V; ++i) data.element[i] = input_or_zero(start - V + i);
   Window<T, W> window;

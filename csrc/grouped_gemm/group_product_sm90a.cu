@@ -13,7 +13,7 @@
 //
 // The sum of two products, or of one and an addend, is that product with a third operand in its
 // epilogue. Of two products, the first goes to fp32 in between, 8 bytes a result more than the
-// operands need, and still there is one rounding. fp32 there leaves memory for 3 stages of k, not 4.
+// operands need, and still there is one rounding. fp32 leaves memory for 3 stages of k, not 4.
 //
 // No clusters: they would pair tiles of rows, and a group of 128 rows has one.
 #include <algorithm>

@@ -101,8 +101,8 @@ struct Choice {
   float weight;
 };
 
-// V columns a thread, 4 or 1: with 8 results of 16 bits, 16 bytes, the two vectors of fp32 that they
-// come from would lie 32 bytes apart from lane to lane and take twice the sectors.
+// V columns a thread, 4 or 1. With 8, for 16 bytes of results in bf16, the vectors of fp32 that
+// they come from would lie 32 bytes apart from lane to lane: twice the sectors for each load.
 template <typename T, int V>
 __device__ inline void weighted_sums(const Choice* choice, int count, int64_t columns, T* out) {
   for (int64_t n = threadIdx.x * V; n < columns; n += kCombineThreads * V) {
