@@ -129,16 +129,17 @@ template <int kTokens>
 struct Starts {
   static constexpr int kLead = 32, kWords = (kLead + kTokens) / 32 + 1;  // one that bits() may read
   uint32_t start[kWords], padding[kWords];                               // a bit a token
-  uint32_t sequence[kLead + kTokens];  // that starts there, of cu_seqlens; token 0 always has one
+  uint32_t sequence[kLead + kTokens];  // that starts there, of cu_seqlens
 
   static __device__ uint32_t bits(const uint32_t* words, uint32_t from) {
     return __funnelshift_r(words[from / 32], words[from / 32 + 1], from % 32);
   }
 
-  // By all threads of a block.
-  __device__ void find(const CausalConv1dParams& p, int64_t b, int64_t chunk_begin, int chunk) {
+  // By all threads of a block. Returns the row of token 0's state, if the chunk has token 0.
+  __device__ uint32_t find(const CausalConv1dParams& p, int64_t b, int64_t chunk_begin, int chunk) {
     const int64_t begin = chunk_begin - kLead, end = chunk_begin + chunk;
     const int thread = threadIdx.x, lane = thread % kLanes, words = (kLead + chunk) / 32;
+    if (thread == 0) sequence[kLead] = uint32_t(b);
     if (p.seq_idx) {
       const int32_t* idx = p.seq_idx + b * p.seq_idx_stride_b;
 #pragma unroll 4
@@ -153,7 +154,6 @@ struct Starts {
     } else {
       for (int word = thread; word < words; word += kGeneralThreads)
         start[word] = padding[word] = 0;
-      if (thread == 0) sequence[kLead] = 0;
       __syncthreads();
       // A search is for more sequences than the threads can look at.
       const bool many = p.num_seqs > kGeneralThreads && begin > 0;
@@ -169,6 +169,7 @@ struct Starts {
     }
     if (thread == 0) start[words] = padding[words] = 0;
     __syncthreads();
+    return sequence[kLead];
   }
 };
 
@@ -185,7 +186,8 @@ __global__ void __launch_bounds__(kGeneralThreads, 3)
   const int64_t c = int64_t(tile % task.tiles) * (kGeneralThreads / kLanes) + threadIdx.x / kLanes;
   const int64_t chunk_begin = int64_t(blockIdx.x % task.chunks) * task.chunk;
   const bool sequences = p.cu_seqlens || p.seq_idx;
-  if (sequences) starts.find(p, b, chunk_begin, int(task.chunk));
+  uint32_t first_row = uint32_t(b);
+  if (sequences) first_row = starts.find(p, b, chunk_begin, int(task.chunk));
   if (c >= p.C) return;  // whole warps
   const T* x = static_cast<const T*>(p.x) + b * p.x_stride_b + c * p.x_stride_c;
   T* out = static_cast<T*>(p.out) + b * p.out_stride_b + c * p.out_stride_c;
@@ -202,7 +204,6 @@ __global__ void __launch_bounds__(kGeneralThreads, 3)
   load_weights<T, 1, W>(task, c, tap, bias);
 
   const T* states = static_cast<const T*>(p.initial_states) + c * p.initial_stride_c;
-  const int64_t first_row = p.cu_seqlens ? starts.sequence[starts.kLead] : b;  // of token 0's state
   const auto input_or_zero = [&](int64_t t) {
     if (t >= 0) return t < t1 ? x[t] : T{};
     if (!p.initial_states || t < -(W - 1)) return T{};
