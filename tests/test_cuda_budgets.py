@@ -95,6 +95,7 @@ GRIDS = {
     "causal_conv1d": (BF16, F32, torch.float16),
     "causal_conv1d_update": (BF16, F32, torch.float16),
     "grouped_gemm": (BF16, F32),
+    "latent_moe": (BF16,),
     "moe_mlp": (BF16, F32),
     "moe_route": ((BF16, BF16), (F32, F32), (BF16, F32)),
     "rms_norm": (BF16, F32, torch.float16),
@@ -188,9 +189,10 @@ class Slice(NamedTuple):
     units: float  # in 32 of which the budget counts warp instructions
     pass_bytes: float
     tensor: float = 0.0
+    kernel: str = ""  # if only launches of this one count
 
 
-def conv(channel_last: bool, T: int) -> Slice:
+def conv(channel_last: bool, T: int, sequences: str = "") -> Slice:
     C = 4096
     x = torch.randn(1, C, T).to(BF16)
     x = x.transpose(1, 2).contiguous().transpose(1, 2) if channel_last else x
@@ -198,8 +200,18 @@ def conv(channel_last: bool, T: int) -> Slice:
     rows = 4 * (8 if T == 512 else 16)  # of a block, channel-last; it reads 3 more
     read = x.nbytes * (1 + 3 / rows) if channel_last else x.nbytes
     weights = (weight.nbytes + bias.nbytes) * (T / rows if channel_last else 1)
-    call = lambda: ops.causal_conv1d(x, weight, bias, activation="silu")  # noqa: E731
-    return Slice(call, x.numel(), read + x.nbytes + weights)
+    case: dict[str, Any] = {"x": x, "weight": weight, "bias": bias, "activation": "silu"}
+    if sequences:  # of 100 tokens on average
+        cuts = torch.cat([torch.tensor([0]), torch.randperm(T - 1)[: T // 100].sort()[0] + 1])
+        if sequences == "seq_idx":
+            case["seq_idx"] = torch.zeros(1, T).index_fill_(1, cuts[1:], 1.0).cumsum(1).int()
+            read += T * 4 * C / (256 if channel_last else 8)  # channels of a block
+        else:
+            case["cu_seqlens"] = torch.cat([cuts, torch.tensor([T])])
+        if sequences == "states":
+            case["initial_states"] = torch.randn(len(cuts), C, 3).to(BF16)
+            read += case["initial_states"].nbytes
+    return Slice(lambda: ops.causal_conv1d(**case), x.numel(), read + x.nbytes + weights)
 
 
 def conv_update(B: int, C: int, T: int) -> Slice:
@@ -262,6 +274,15 @@ def experts(T: int, K: int, I: int) -> Slice:  # noqa: E741
     return Slice(call, T * K, products + pairs * K * 4 + x.nbytes, 4.0 * pairs * I * K)
 
 
+def combine(T: int, K: int, top_k: int) -> Slice:
+    x, weights = torch.randn(T, K).to(BF16), torch.rand(T, top_k)
+    indices = torch.arange(T * top_k).view(T, top_k) % 16
+    up, down = torch.randn(16, 8, K).to(BF16), torch.randn(16, K, 8).to(BF16)
+    call = lambda: ops.moe_mlp(x, up, down, weights, indices.int())  # noqa: E731
+    choices = T * top_k * 3 * 4
+    return Slice(call, T * K, T * top_k * K * 4 + x.nbytes + choices, kernel="combine")
+
+
 def scan(T: int, H: int, P: int, N: int, batch: int = 1, on_hopper: bool = False) -> Slice:
     """Chunks of 64: C·Bᵀ and its product with X in blocks of 16 on and below the diagonal, or all of
     them on Hopper; C times the state but for the first chunk, or for all; the state's own step."""
@@ -280,6 +301,12 @@ SLICES: dict[str, Callable[[], Slice]] = {  # on the A100, or as the name says
     "causal_conv1d, channel-last, 2048 tokens": lambda: conv(True, 2048),
     "causal_conv1d, channel-first, 512 tokens": lambda: conv(False, 512),
     "causal_conv1d, channel-first, 2048 tokens": lambda: conv(False, 2048),
+    "causal_conv1d, channel-last, seq_idx": lambda: conv(True, 2048, "seq_idx"),
+    "causal_conv1d, channel-last, cu_seqlens": lambda: conv(True, 2048, "cu_seqlens"),
+    "causal_conv1d, channel-last, states": lambda: conv(True, 2048, "states"),
+    "causal_conv1d, channel-first, seq_idx": lambda: conv(False, 2048, "seq_idx"),
+    "causal_conv1d, channel-first, cu_seqlens": lambda: conv(False, 2048, "cu_seqlens"),
+    "causal_conv1d, channel-first, states": lambda: conv(False, 2048, "states"),
     "causal_conv1d_update, batch 64": lambda: conv_update(64, 4096, 1),
     "causal_conv1d_update, batch 16, 4 tokens": lambda: conv_update(16, 4096, 4),
     "ssm_step, batch 1, float32 state": lambda: step(1, 128, F32),
@@ -295,6 +322,8 @@ SLICES: dict[str, Callable[[], Slice]] = {  # on the A100, or as the name says
     "grouped_gemm, 64 rows": lambda: gemm(64, 64, 256, 512),
     "grouped_gemm, 128 rows": lambda: gemm(128, 128, 256, 512),
     "moe_mlp, 64 tokens": lambda: experts(64, 1024, 512),
+    "moe_mlp, combine, 2 experts": lambda: combine(32, 2688, 2),
+    "moe_mlp, combine, 6 experts": lambda: combine(32, 2688, 6),
     "ssd_scan, P64 N64": lambda: scan(256, 8, 64, 64),
     "ssd_scan, P80 N64": lambda: scan(256, 8, 80, 64),
     "ssd_scan, P64 N128": lambda: scan(256, 8, 64, 128),
@@ -323,7 +352,7 @@ def cost(name: str) -> Cost:
     device = "H100" if name.startswith("H100") else "A100"
     with targets.simulated(device, check_races=0, check_unwritten=0):
         part.call()
-        launches = simulator().counters()
+        launches = [c for c in simulator().counters() if part.kernel in c["symbol"]]
 
     def total(*fields: str) -> int:
         return sum(c[f] for c in launches for f in fields)

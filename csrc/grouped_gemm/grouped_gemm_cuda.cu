@@ -321,19 +321,30 @@ bool is_tma_stride(int64_t stride, int64_t row, int64_t size) {
 // Why the kernels above take what a Hopper device was given; null if its own do. For people
 // it is kWhen of group_product_sm90a.cu.
 const char* why_not_sm90a(const GroupProduct& g, DType dtype) {
-  const ProductPart& p = g.part[0];
   const int64_t out_size = g.out_dtype == DType::f32 ? 4 : 2;
+  const bool is_sum = g.parts == 2 || g.addend;
   if (!kHasSm90a) return "this build has none for sm_90a";
   if (dtype != DType::bf16) return "operands are not bfloat16";
-  if (g.parts != 1 || g.addend) return "it is a sum of products";
+  if (g.parts == 0) return "it is no product";
+  if (g.parts == 2 && g.addend) return "it is a sum of three";
+  if (g.parts == 2 && !g.partial) return "it is a sum of products and there is no place for one";
+  if (is_sum && out_size == 4) return "it is a sum in float32";
   if (rows_of_a_group(g) < kManyRows) return "there are less than 64 rows a group";
-  if (g.N < kColumns || p.K < kDepth) return "a group has less than 128 columns or 64 of k";
-  if (g.M > INT32_MAX || g.N > INT32_MAX || p.K > INT32_MAX) return "an extent is above 2^31";
-  if (!is_aligned(g) || !is_tma_stride(p.rows ? p.K : p.a_stride, p.K, 2) ||
-      !is_tma_stride(p.b_stride_n, p.K, 2) || !is_tma_stride(g.out_stride, g.N, out_size) ||
-      reinterpret_cast<uintptr_t>(g.out) % 16)
-    return "rows are not on 16 bytes, or overlap";
-  if (p.rows && !g.gathered) return "rows are named by an index and there is no place for them";
+  if (g.M > INT32_MAX || g.N > INT32_MAX) return "an extent is above 2^31";
+  bool on_16_bytes = is_aligned(g) && is_tma_stride(g.out_stride, g.N, out_size) &&
+                     reinterpret_cast<uintptr_t>(g.out) % 16 == 0;
+  if (is_sum)
+    on_16_bytes &= g.N % kVector<bf16_t> == 0 && reinterpret_cast<uintptr_t>(g.addend) % 16 == 0;
+  for (int i = 0; i < g.parts; ++i) {
+    const ProductPart& p = g.part[i];
+    if (g.N < kColumns || p.K < kDepth) return "a group has less than 128 columns or 64 of k";
+    if (p.K > INT32_MAX) return "an extent is above 2^31";
+    if (p.rows && (g.parts == 2 || !g.gathered))
+      return "rows are named by an index and there is no place for them";
+    on_16_bytes &= is_tma_stride(p.rows ? p.K : p.a_stride, p.K, 2);
+    on_16_bytes &= is_tma_stride(p.b_stride_n, p.K, 2);
+  }
+  if (!on_16_bytes) return "rows are not on 16 bytes, or overlap";
   return nullptr;
 }
 
