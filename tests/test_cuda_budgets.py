@@ -284,8 +284,8 @@ def combine(T: int, K: int, top_k: int) -> Slice:
 
 
 def scan(T: int, H: int, P: int, N: int, batch: int = 1, on_hopper: bool = False) -> Slice:
-    """Chunks of 64: C·Bᵀ and its product with X in blocks of 16 on and below the diagonal, or all of
-    them on Hopper; C times the state but for the first chunk, or for all; the state's own step."""
+    """Chunks of 64: C·Bᵀ and its product with X in blocks of 16 up to the diagonal, or on Hopper
+    all; C times the state but for the first chunk, or for all; the state's own step."""
     x, dt = torch.randn(batch, T, H, P).to(BF16), torch.rand(batch, T, H)
     B, C = torch.randn(batch, T, 1, N).to(BF16), torch.randn(batch, T, 1, N).to(BF16)
     A, D = -torch.rand(H), torch.randn(H)

@@ -55,16 +55,37 @@ __device__ inline int expert_of(const MoeMlpParams& p, int64_t pair) {
   return e >= 0 && e < p.E ? int(e) : -1;
 }
 
+// f(pair, its expert) for this thread's pairs. Eight loads are under way at a time: with one block on
+// the card nothing else hides their latency.
+template <typename F>
+__device__ inline void for_pairs(const MoeMlpParams& p, uint32_t pairs, F&& f) {
+  constexpr int kAtOnce = 8;
+#pragma unroll 1
+  for (uint32_t first = threadIdx.x; first < pairs; first += kAtOnce * kPermuteThreads) {
+    int expert[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const uint32_t i = first + j * kPermuteThreads;
+      expert[j] = i < pairs ? expert_of(p, i) : -1;
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j)
+      if (const uint32_t i = first + j * kPermuteThreads; i < pairs) f(i, expert[j]);
+  }
+}
+
 __global__ void __launch_bounds__(kPermuteThreads) permute(const __grid_constant__ Task task) {
   extern __shared__ int32_t count[];  // of each expert, then where its next pair goes
   __shared__ int32_t warps[32];
   const MoeMlpParams& p = task.p;
-  const int pairs = int(p.T * p.top_k), experts = int(p.E);
+  const uint32_t pairs = uint32_t(p.T * p.top_k);
+  const int experts = int(p.E);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int e = threadIdx.x; e < experts; e += kPermuteThreads) count[e] = 0;
   __syncthreads();
-  for (int i = threadIdx.x; i < pairs; i += kPermuteThreads)
-    if (const int e = expert_of(p, i); e >= 0) atomicAdd(&count[e], 1);
+  for_pairs(p, pairs, [&](uint32_t, int e) {
+    if (e >= 0) atomicAdd(&count[e], 1);
+  });
   __syncthreads();
   int before = 0;  // pairs of the experts below this step
   for (int first = 0; first < experts; first += kPermuteThreads) {
@@ -88,12 +109,11 @@ __global__ void __launch_bounds__(kPermuteThreads) permute(const __grid_constant
     }
     __syncthreads();  // warps[] is free again, count[] complete
   }
-  for (int i = threadIdx.x; i < pairs; i += kPermuteThreads) {
-    const int e = expert_of(p, i);
+  for_pairs(p, pairs, [&](uint32_t i, int e) {
     const int place = e >= 0 ? atomicAdd(&count[e], 1) : -1;
     task.w.places[i] = place;
-    if (place >= 0) task.w.tokens[place] = i / int(p.top_k);
-  }
+    if (place >= 0) task.w.tokens[place] = int(i / uint32_t(p.top_k));
+  });
 }
 
 struct Choice {

@@ -14,13 +14,15 @@ constexpr int64_t kShortestSegment = 256;  // below this handing states on costs
 constexpr const char* kWhenHopper =
     "compute capability 9.0, where stream would take tiles of 64 columns and N up to 128";
 constexpr const char* kWhenStream =
-    "8 divides P and N, and N is at most 256; of the tiles that hold N those that waste least of P. "
-    "If rows x heads x tiles are fewer than multiprocessors, rows are cut into segments of 256 tokens "
+    "8 divides P and N, and N is at most 256; of the tiles that hold N those that waste least of "
+    "P. "
+    "If rows x heads x tiles are fewer than multiprocessors, rows are cut into segments of 256 "
+    "tokens "
     "or more";
 constexpr const char* kWhenRecurrent = "everything else";
 
 struct StreamKernel {
-  int P, N, shared, accumulators;          // of a block
+  int P, N, shared, accumulators;  // of a block
   CudaKernel<StreamTask> kernel;
 
   template <int kP, int kN, int kBuffers>

@@ -224,8 +224,8 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
             table.add_row(*(kernel[key] for key in ("op", "device", "kernel", "dtypes")))
         console.print(table)
         for choice in choices:
-            kernels = ", ".join(dict.fromkeys(choice["kernels"]))
-            console.print(f"{choice['op']}: {kernels}: {choice['when']}", soft_wrap=True)
+            names = ", ".join(choice["kernels"])
+            console.print(f"{choice['op']}: {names}: {choice['when']}", soft_wrap=True)
 
 
 def diagnose() -> dict[str, Any]:
@@ -233,11 +233,13 @@ def diagnose() -> dict[str, Any]:
     from .ops import _registry
 
     native: Any = _registry._native
-    def rule(row: dict[str, Any]) -> tuple[str, str]:
-        return row["op"], row.get("when", "")
-
     cuda = native.cuda_info()
     registry = native.kernels()
+    rules: dict[tuple[str, str], list[str]] = {}
+    for row in registry:
+        names = rules.setdefault((row["op"], row.get("when", "")), [])
+        if row.get("variant") not in (None, *names):
+            names.append(row["variant"])
     kernels = []
     for op in dict.fromkeys(row["op"] for row in registry):
         for device in ("cpu", "cuda") if cuda["device_count"] else ("cpu",):
@@ -257,8 +259,8 @@ def diagnose() -> dict[str, Any]:
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "kernels": kernels,
         "choices": [
-            {"op": op, "when": when, "kernels": [r["variant"] for r in registry if rule(r) == (op, when)]}
-            for op, when in dict.fromkeys(map(rule, registry))
+            {"op": op, "when": when, "kernels": names}
+            for (op, when), names in rules.items()
             if when
         ],
     }
