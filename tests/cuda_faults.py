@@ -79,7 +79,8 @@ def check_alone(op: kit.Op) -> None:
 
 PROBES = {
     "conv, channel-last": Probe("causal_conv1d", "A100", each(conv.check_one, *(
-        conv.make(*conv.SHAPES[12], BF16, options, True) for options in ("abi", "bsif")))),
+        conv.make(*conv.SHAPES[12], BF16, options, True) for options in ("abi", "bsif")),
+        conv.packed_around_steps(BF16, True))),
     "conv, channel-first": Probe("causal_conv1d", "A100", each(conv.check_one,
         conv.make(*conv.SHAPES[11], BF16, "abs"))),
     "conv, any rows": Probe("causal_conv1d", "A100", each(conv.check_one,
@@ -104,6 +105,9 @@ PROBES = {
 }  # fmt: skip
 
 CONV = "causal_conv1d/causal_conv1d_cuda.cu"
+CORE = "causal_conv1d/conv_core.cuh"
+BY_CHANNEL = "causal_conv1d/conv_channel_last.cuh"
+BY_TOKEN = "causal_conv1d/conv_channel_first.cuh"
 UPDATE = "causal_conv1d_update/causal_conv1d_update_cuda.cu"
 STEP = "ssm_step/ssm_step_cuda.cu"
 NORM = "rms_norm/rms_norm_cuda.cu"
@@ -111,7 +115,7 @@ ROUTE = "moe_route/moe_route_cuda.cu"
 Rows = tuple[tuple[Any, ...], ...]
 
 TABLE: dict[str, dict[str, Rows]] = {
-    "conv, channel-last": {CONV: (
+    "conv, channel-last": {BY_CHANNEL: (
         ("a row too many", "if (row >= task.count || c >= p.C) return;",
          r"setp\.ge\.u32", "setp.gt.u32"),
         ("a channel too many", "if (row >= task.count || c >= p.C) return;",
@@ -121,14 +125,18 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("last chunk not cut at T", "const int64_t t1 = t0 + task.chunk < p.T ?", SELECT, FIRST),
         ("inputs not carried between chunks",
          "widen<T>(load_packed<T, V>(x - (W - 1 - w) * p.x_stride_t), window[w]);", FOUR, ZEROS),
+        ("padding is computed", "if (run.padding) {", when("eq.s16"), ALWAYS),
+    ), CORE: (
         ("inputs of the sequence before", "idx[begin - 1] == idx[t]",
          r"setp\.(eq|ne)\.s32 (\S+), %\S+, %\S+;", r"setp.\1.s32 \2, 0, 0;"),
-        ("padding is computed", "if (run.padding) {", when("eq.s16"), ALWAYS),
+        ("first token is of the sequence before",
+         "(cu_seqlen(p, middle) <= t ? low : high) = middle;", r"setp\.le\.s64", "setp.lt.s64"),
         ("bias dropped", "if (p.bias) load_widened<U, kVector<U>, V>(from, bias);", FOUR, ZEROS),
+    ), CONV: (
         ("final state one input early", "const int64_t t = run.end - (p.W - 1) + w;",
          r"(add\.s64 \S+ \S+) -1;", r"\1 0;"),
     )},
-    "conv, channel-first": {CONV: (
+    "conv, channel-first": {BY_TOKEN: (
         ("lane 0 without the step before", "const uint32_t last = lane == kLanes - 1",
          SELECT, SECOND),
         ("inputs of the wrong lane", "__shfl_sync(~0u, last, (lane + kLanes - 1) % kLanes)",
@@ -137,19 +145,24 @@ TABLE: dict[str, dict[str, Rows]] = {
          FOUR, ZEROS),
         ("tail not masked", "const bool is_mine = lane * V < left;", r"setp\.ge", "setp.gt"),
     )},
-    "conv, any rows": {CONV: (
+    "conv, any rows": {BY_TOKEN: (
         ("lead of an unaligned row dropped", "const int lead =",
          r"and\.b64 (\S+) \S+ 14;", r"mov.u64 \1 0;", 0),
-        ("lanes do not agree on the sequence", "return __all_sync(~0u, same);",
-         r"vote\.sync\.all\.pred (\S+), \S+, \S+;", r"mov.pred \1, -1;"),
-        ("a vector too many", "starts = wide && tokens >= V ? tokens - V + 1 : 0;",
+        ("no lane sees a start", "if (!__any_sync(~0u, starting | padded)) {",
+         r"vote\.sync\.any\.pred (\S+), \S+, \S+;", r"mov.pred \1, 0;"),
+        ("a vector too many", "wide && tokens >= V ? tokens - V + 1 : 0;",
          ", -7;", ", -6;"),
         ("a token too many", "if (unsigned(next + i) < unsigned(tokens)) to[i]",
          r"setp\.ge\.u32", "setp.gt.u32"),
-        ("start of a packed sequence unseen", "return run.end >= end && (run.begin",
-         when("le.s64"), ALWAYS),
-        ("first token is of the sequence before",
-         "(cu_seqlen(p, middle) <= t ? low : high) = middle;", r"setp\.le\.s64", "setp.lt.s64"),
+        ("start of a packed sequence unseen", "if (t > 0) atomicOr(&start[(t - begin) / 32]",
+         r"(?:atom|red)\.shared[^;]*;", ""),
+        ("starts read before they are there", "__syncthreads();\n    return sequence[kLead];",
+         BARRIER, ""),
+        ("start two tokens back unseen", "starts.bits(starts.start, bit - (W - 2))",
+         r"(and\.b32 \S+ \S+) 1023;", r"\1 1020;"),
+        ("padding is computed", "if (padded >> i & 1) acc[i] = 0.f;",
+         r"selp\.f32 (\S+), (%\S+), 0f00000000, \S+;", r"mov.f32 \1, \2;"),
+    ), CONV: (
         ("final state of padding", "const bool reachable =", r"not\.pred (\S+), \S+;",
          r"mov.pred \1, -1;"),
     )},

@@ -74,10 +74,11 @@ def make(B: int, C: int, T: int, W: int, dtype: torch.dtype = BF16, options: str
     return case
 
 
-def packed_around_steps(dtype: torch.dtype) -> Case:
+def packed_around_steps(dtype: torch.dtype, channel_last: bool = False) -> Case:
     """Sequences that start at, and a token before, what a warp does in one step; one is empty."""
-    cuts = torch.tensor([0, 255, 512, 512, 600])
-    return make(1, 3, 600, 4, dtype, "abcs") | {"cu_seqlens": cuts}
+    case = make(1, 3, 600, 4, dtype, "abcs", channel_last)
+    states = case["initial_states"][:4]
+    return case | {"cu_seqlens": torch.tensor([0, 255, 512, 512, 600]), "initial_states": states}
 
 
 def magnitudes(**case: Any) -> Any:
