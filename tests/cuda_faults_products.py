@@ -160,9 +160,6 @@ TABLE: dict[str, dict[str, Rows]] = {
          r"ld\.global\.f32 (\S+), [^;]*;", r"mov.f32 \1, 0f3F800000;"),
         ("choices not summed", "sum[j] = fmaf(choice[i].weight, v[j], sum[j]);", FMA,
          r"mul.f32 \1, \2, \3;"),
-        ("elements past K", "n < columns; n += kCombineThreads * V",
-         r"setp\.(ge|lt)\.s64 (\S+), (\S+), (\S+);",
-         r"{ .reg .b64 more; add.s64 more, \4, 4; setp.\1.s64 \2, \3, more; }"),
     )},
     "experts, sm_90a": {SM90A: (
         ("rows not gathered", "static_cast<const bf16_t*>(p.a) + p.rows[m] * p.a_stride;",
