@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import torch
+from faults import ALWAYS, BARRIER, FIRST, FMA, NEVER, SECOND, SELECT, STORE, TWO, Rows, when
+from planted import Probe, each
 
 import test_grouped_gemm as gemm
 import test_latent_moe as latent
 import test_moe_mlp as mlp
-from cuda_faults import ALWAYS, BARRIER, FIRST, FMA, NEVER, SECOND, SELECT, STORE, TWO, Rows, when
-from planted import Probe, each
 from ptxsim.tests.oracles.mutations import MUTATIONS
 
 BF16, F32 = torch.bfloat16, torch.float32
