@@ -29,8 +29,8 @@ CARDS = {
     "8.6": ("RTX 4090", "86-real"),
     "8.9": ("RTX 4090", "89-real"),
     "9.0": ("H100", "90a-real"),
-    "10.0": ("B200", "100a-real"),
-    "12.0": ("RTX PRO 6000", "120a-real"),
+    "10.0": ("B200", "100-real"),
+    "12.0": ("RTX PRO 6000", "120-real"),
 }
 
 
@@ -58,7 +58,7 @@ def build(arch: str) -> None:
     done = run(
         sys.executable, "-m", "pip", "install", "-q", "--no-build-isolation", "-e", ".[test]",
         WARPWEAVE_CUDA="ON", WARPWEAVE_SIMULATION="ON",
-        WARPWEAVE_CUDA_ARCHS=f"{arch};80-virtual;90a-virtual;120a-virtual",
+        WARPWEAVE_CUDA_ARCHS=f"{arch};80-virtual;90a-virtual;120-virtual",
     )  # fmt: skip
     if done.returncode:
         sys.exit(f"gpu_check: the build failed\n{done.stdout}{done.stderr}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the CUDA kernels do at the shapes of the released models, as the simulator counts it.
 
-A slice of a call is run, one that repeats itself in the whole: the heads of one group, some
-experts, some rows. Counts are given for a unit, the lower bound of the time for the whole.
+A slice of a call is run, one that repeats itself in the whole: the heads of a group, some experts,
+some rows. Counts are given for a unit, the lower bound of the time for the whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Slice:
 
     op: str
     shape: str
-    parts: int
+    parts: float
     make: Callable[[], Callable[[], Any]]
     bytes: int
     units: float
@@ -58,18 +58,19 @@ def draw(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
     return torch.randn(*shape).to(dtype)
 
 
-def scan(name: str, T: int, H: int, parts: int) -> Slice:
-    """H heads of one group."""
+def scan(name: str, T: int, H: int, groups: int, parts: float = 1, rows: int = 1) -> Slice:
+    """No part of a layer: how rows are cut depends on all that there is to do."""
 
     def make() -> Callable[[], Any]:
-        x, dt, A = draw(1, T, H, P), draw(1, T, H), -torch.rand(H) * 16
-        B, C, D, bias = draw(1, T, 1, N), draw(1, T, 1, N), torch.randn(H), torch.randn(H) - 4
+        x, dt, A = draw(rows, T, H, P), draw(rows, T, H), -torch.rand(H) * 16
+        B, C = draw(rows, T, groups, N), draw(rows, T, groups, N)
+        D, bias = torch.randn(H), torch.randn(H) - 4
         return lambda: ops.ssd_scan(
             x, dt, A, B, C, D=D, dt_bias=bias, dt_softplus=True, return_final_states=True
         )
 
-    moved = T * H * (2 * P + 1) * 2 + 2 * T * N * 2 + H * P * N * 4
-    return Slice("ssd_scan", f"{name} T={T}", parts, make, moved, T * H, "token-head")
+    moved = rows * (T * H * (2 * P + 1) * 2 + 2 * T * groups * N * 2 + H * P * N * 4)
+    return Slice("ssd_scan", f"{name} T={T}", parts, make, moved, rows * T * H, "token-head")
 
 
 def conv(name: str, T: int, C: int, parts: int, channel_last: bool) -> Slice:
@@ -83,6 +84,18 @@ def conv(name: str, T: int, C: int, parts: int, channel_last: bool) -> Slice:
     return Slice(
         "causal_conv1d", f"{name} T={T} {order}", parts, make, moved, T * C / 32, "32 outputs"
     )
+
+
+def conv_update(name: str, batch: int, C: int, parts: float) -> Slice:
+    def make() -> Callable[[], Any]:
+        x, state, weight, bias = draw(batch, C), draw(batch, C, 3), draw(C, 4), draw(C)
+        return lambda: ops.causal_conv1d_update(x, state, weight, bias, activation="silu")
+
+    moved = 2 * (2 * batch * C + 2 * 3 * batch * C + 5 * C)
+    return Slice(
+        "causal_conv1d_update", f"{name} batch {batch}", parts, make, moved, batch * C / 32,
+        "32 outputs",
+    )  # fmt: skip
 
 
 def step(name: str, batch: int, H: int, parts: int, state: torch.dtype) -> Slice:
@@ -119,6 +132,19 @@ def route(name: str, rows: int, layer: Layer, parts: int) -> Slice:
     return Slice("moe_route", f"{name} {rows * parts} tokens", parts, make, moved, rows, "token")
 
 
+def latent(name: str, tokens: int, layer: Layer, parts: int) -> Slice:
+    """Some columns of the projection of all tokens into the space of the experts."""
+    N, K = layer.l // parts, layer.d
+
+    def make() -> Callable[[], Any]:
+        a, b, ends = draw(tokens, K), draw(1, N, K), torch.tensor([tokens])
+        return lambda: ops.grouped_gemm(a, b, ends)
+
+    moved = 2 * (tokens * K + N * K + tokens * N)
+    shape = f"{name} {tokens} tokens to the latent space"
+    return Slice("grouped_gemm", shape, parts, make, moved, tokens * N / 32, "32 outputs")
+
+
 def experts(name: str, tokens: int, layer: Layer, share: int) -> Slice:
     """A share of the experts and of the choices of every token."""
     E, choices = layer.E // share, tokens * layer.top_k // share
@@ -137,6 +163,7 @@ def experts(name: str, tokens: int, layer: Layer, share: int) -> Slice:
 def peers() -> Iterator[Slice]:
     """The slices for which the figures of others are known."""
     yield scan("slice", 1024, 8, 1)
+    yield scan("slice, one of 17 rows,", 1024, 8, 1, 1 / 17, rows=17)  # a block for each head
     for T in (512, 2048):
         for channel_last in (True, False):
             yield conv("slice", T, 4096, 1, channel_last)
@@ -148,25 +175,27 @@ def layers() -> Iterator[Slice]:
     for layer in LAYERS:
         heads = layer.H // G
         for T in (2048, 8192):
-            yield scan(layer.name, T, heads, G)
+            yield scan(layer.name, T, layer.H, G)
             yield conv(layer.name, T, 256, (layer.H * P + 2 * G * N) // 256, True)
             yield norm(layer.name, 64, layer.d, T // 64)
             yield route(layer.name, 64, layer, T // 64)
+            if layer.l != layer.d:
+                yield latent(layer.name, T, layer, layer.l // 256)
             yield experts(layer.name, T, layer, layer.E // 2)
         for batch in (1, 64, 512):
             run = min(batch, 64)
             yield step(layer.name, run, heads, G * batch // run, torch.float32)
+            yield conv_update(layer.name, batch, 256, (layer.H * P + 2 * G * N) // 256)
+            yield norm(layer.name, min(batch, 64), layer.d, max(1, batch // 64))
             yield experts(
                 layer.name, batch, layer, max(1, min(layer.E // 8, batch * layer.top_k // 8))
             )
 
 
-PEERS = {  # per unit: DRAM bytes, warp instructions, bound in ns of the slice
-    (
-        "ssd_scan",
-        "slice T=1024",
-    ): "A100: Triton 1450 B, 157, 5827 ns; H100: Triton 1450 B, 152, 3546 "
-    "ns, CUTLASS example 348 B, 110, 937 ns",
+TRITON = "A100: Triton 1450 B, 157, 5827 ns; H100: Triton 1450 B, 152, 3546 ns"
+PEERS = {  # a unit's DRAM bytes and warp instructions, and the bound of the slice
+    ("ssd_scan", "slice T=1024"): TRITON,
+    ("ssd_scan", "slice, one of 17 rows, T=1024"): f"{TRITON}, CUTLASS example 348 B, 110, 937 ns",
     ("causal_conv1d", "slice T=512 channel-last"): "causal-conv1d 23.1, A100 4134 ns",
     ("causal_conv1d", "slice T=512 channel-first"): "causal-conv1d 54.2, A100 5830 ns",
     ("causal_conv1d", "slice T=2048 channel-first"): "causal-conv1d 22.6",

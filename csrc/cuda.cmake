@@ -29,7 +29,7 @@ endif()
 
 set(CMAKE_CUDA_ARCHITECTURES ${WARPWEAVE_CUDA_ARCHS})
 if(WARPWEAVE_SIMULATION)  # PTX of what the simulator runs, beside the machine code
-  list(TRANSFORM CMAKE_CUDA_ARCHITECTURES REPLACE "^(80|90a|120a)-real$" "\\1")
+  list(TRANSFORM CMAKE_CUDA_ARCHITECTURES REPLACE "^(80|90a)-real$" "\\1")
 endif()
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)

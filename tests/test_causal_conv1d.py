@@ -64,14 +64,21 @@ def make(B: int, C: int, T: int, W: int, dtype: torch.dtype = BF16, options: str
     }
     rows = B
     if "c" in options:
-        case["cu_seqlens"] = kit.cut_points(T, 4, g)
-        rows = 4
+        rows = max(4, T // 2)  # many of a few tokens, and of none
+        case["cu_seqlens"] = kit.cut_points(T, rows, g)
     if "i" in options:
         idx = (torch.rand(B, T, generator=g) < 0.2).cumsum(1).to(torch.int32)
         case["seq_idx"] = torch.where(idx % 4 == 2, -1, idx).to(torch.int32)
     if "s" in options:
         case["initial_states"] = kit.normal((rows, C, W - 1), g, dtype)
     return case
+
+
+def packed_around_steps(dtype: torch.dtype, channel_last: bool = False) -> Case:
+    """Sequences that start at, and a token before, what a warp does in one step; one is empty."""
+    case = make(1, 3, 600, 4, dtype, "abcs", channel_last)
+    states = case["initial_states"][:4]
+    return case | {"cu_seqlens": torch.tensor([0, 255, 512, 512, 600]), "initial_states": states}
 
 
 def magnitudes(**case: Any) -> Any:
@@ -92,6 +99,7 @@ def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
             check_one(op, case)
         if shape[0] == 1:
             check_one(op, make(*shape, dtype, "abcs", i % 2 == 0))
+    check_one(op, packed_around_steps(dtype))
     for value in (nan, inf):
         case = make(*SHAPES[0], dtype, "abs")
         case["x"][1, 2, 100] = value

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import warpweave
 from tiny import tiny_config, tiny_model
 from warpweave import cli
+from warpweave.device import default_device
 from warpweave.model.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -202,7 +203,8 @@ def test_doctor_reports_what_the_native_module_says(monkeypatch):
         kernels=lambda: [
             {"op": "router", "target": "cpu:avx2", "dtypes": "float32"},
             {"op": "conv", "target": "cpu:avx2", "dtypes": "float32 bfloat16"},
-            {"op": "conv", "target": "cuda", "variant": "tile", "when": "tiles fit", "arch": 90},
+            {"op": "conv", "target": "cuda", "variant": "tile", "when": "tiles fit"},
+            {"op": "conv", "target": "cuda", "variant": "wide tile", "when": "tiles fit"},
         ],
         kernel_for=kernel_for,
     )
@@ -219,14 +221,33 @@ def test_doctor_reports_what_the_native_module_says(monkeypatch):
         {"op": "conv", "device": "cpu", "kernel": "cpu:avx2", "dtypes": "float32 bfloat16"},
     ]
     assert facts["kernels"] == on_cpu
-    assert facts["choices"] == [{"op": "conv", "kernel": "tile", "when": "tiles fit"}]
+    (choice,) = facts["choices"]
+    assert choice == {"op": "conv", "when": "tiles fit", "kernels": ["tile", "wide tile"]}
     text = run("doctor").stdout
     assert "cpu:avx2" in text
-    assert "conv, tile: tiles fit" in text
+    assert "conv: tile, wide tile: tiles fit" in text
     assert torch.__version__ in text
     cuda["device_count"] = 1
     on_gpu = {"op": "conv", "device": "cuda", "kernel": "cuda:sm_90", "dtypes": "float32 bfloat16"}
     assert json.loads(run("doctor", "--json").stdout)["kernels"] == [*on_cpu, on_gpu]
+
+
+def test_default_device(monkeypatch):
+    """The GPU where the kernels run on it; else the CPU, with one warning if torch could use it."""
+    cuda = {"problem": "CUDA driver version is insufficient for CUDA runtime version"}
+    registry = SimpleNamespace(_native=SimpleNamespace(cuda_info=lambda: cuda))
+    monkeypatch.setitem(sys.modules, "warpweave.ops._registry", registry)
+    default_device.cache_clear()
+    assert default_device() == "cpu"  # torch sees none
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    default_device.cache_clear()
+    with pytest.warns(RuntimeWarning, match="on the CPU: CUDA driver version is insufficient") as w:
+        assert [default_device(), default_device()] == ["cpu", "cpu"]
+    assert len(w) == 1
+    default_device.cache_clear()
+    cuda["problem"] = ""
+    assert default_device() == "cuda"
+    default_device.cache_clear()
 
 
 MISTAKES = [

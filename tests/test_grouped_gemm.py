@@ -28,8 +28,13 @@ SHAPES: list[tuple[int, ...]] = [
     (6, 8, 8, 0),
     (200, 40, 24, 2),
     (150, 33, 37, 1),
+    WIDE := (70, 5000, 8, 6),  # more tiles than blocks
     *(MANY := [(330, 200, 136, 4), (2570, 136, 64, 40)]),  # many aligned rows a group
 ]
+
+
+# More of k than the stages of a tile of bf16 hold: 16, 64 and 128 rows, and what is not aligned
+DEEP = [(20, 40, 392, 3), (66, 40, 328, 2), (200, 136, 520, 2), (20, 9, 393, 3), (66, 9, 331, 2)]
 
 
 def make(M: int, N: int, K: int, E: int, dtype: torch.dtype = BF16, activation: Any = None) -> Case:
@@ -43,13 +48,23 @@ def make(M: int, N: int, K: int, E: int, dtype: torch.dtype = BF16, activation: 
     }
 
 
+def tile_a_group() -> Case:
+    """More tiles of the largest kind than an H100 has multiprocessors, each of a larger group."""
+    ends = (30 + torch.arange(140) // 2).cumsum(0)
+    return make(int(ends[-1]) + 1, 128, 64, len(ends)) | {"offsets": ends}
+
+
+def check_product(op: kit.Op, case: Case) -> None:
+    check_case(op, ref.grouped_gemm, case)
+
+
 def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
     for i, shape in enumerate(SHAPES):
-        check_case(op, ref.grouped_gemm, make(*shape, dtype, (None, "relu2")[i % 2]))
+        check_product(op, make(*shape, dtype, (None, "relu2")[i % 2]))
     for shape in (SHAPES[0], MANY[0]):
         case = make(*shape, dtype, "relu2")
         case["a"][3, 5], case["a"][40, 0] = float("inf"), float("nan")
-        check_case(op, ref.grouped_gemm, case)
+        check_product(op, case)
 
 
 FAULTS: dict[str, kit.Fault] = {
@@ -74,6 +89,16 @@ def _to_the_end(a: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 def test_accuracy(target: str, dtype: torch.dtype) -> None:
     check(ops.grouped_gemm, dtype)
+
+
+def test_more_of_k_than_stages(target: str) -> None:
+    for shape in DEEP:
+        for dtype in (BF16, F32):
+            check_product(ops.grouped_gemm, make(*shape, dtype, "relu2"))
+
+
+def test_blocks_come_to_another_group(target: str) -> None:
+    check_product(ops.grouped_gemm, tile_a_group())
 
 
 def test_planted_faults() -> None:

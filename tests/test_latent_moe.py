@@ -20,6 +20,7 @@ SHAPES: list[tuple[int, ...]] = [
     (0, 16, 8, 4, 8, 2, 8),
     (100, 136, 128, 3, 200, 2, 144),  # many aligned rows in every product
     (70, 128, 136, 2, 128, 2, 0),
+    (70, 136, 0, 2, 128, 2, 136),
 ]
 
 
@@ -92,17 +93,51 @@ def test_strides_and_threads(
     kit.assert_same_bits(ops.latent_moe(**moved), run(ops.latent_moe, case)[0])
 
 
-def test_many_rows_take_the_kernel_of_sm90a(target: str) -> None:
-    """All but the last product, whose two parts share an accumulator."""
+# Launches of group products, and what ends the layer; each of sm_90a's own has one before it.
+MANY = [
+    (SHAPES[-3], 5, "plus float32"),  # of two products, whose sum is rounded once
+    (SHAPES[-2], 4, ""),
+    (SHAPES[-1], 4, "plus bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("shape", "products", "end"), MANY, ids=str)
+def test_many_rows_take_the_kernel_of_sm90a(
+    target: str, shape: tuple[int, ...], products: int, end: str
+) -> None:
     if target.startswith("cpu"):
         pytest.skip("there is one kernel")
     _native.launches()
-    run(ops.latent_moe, make(*SHAPES[-2]))
-    *products, last = (p for p in _native.launches() if p["op"] == "grouped_gemm")
-    has_own = _native.kernel_for(OP, "cuda") == "cuda:sm_90" and _native.cuda_info()["cutlass"]
-    assert len(products) == (8 if has_own else 4), products
-    assert all(p["variant"].startswith("sm_90a") == bool(has_own) for p in products)
-    assert last["because"] == ("it is a sum of products" if has_own else "")
+    run(ops.latent_moe, make(*shape))
+    found = [p for p in _native.launches() if p["op"] == "grouped_gemm"]
+    if _native.kernel_for(OP, "cuda") == "cuda:sm_90" and _native.cuda_info()["cutlass"]:
+        sums = 1 if end == "plus float32" else 0
+        assert len(found) == 2 * (products + sums), found
+        assert all(p["variant"].startswith("sm_90a") and not p["because"] for p in found)
+        assert found[-1]["variant"].endswith(end)
+    else:
+        assert len(found) == products, found
+        assert not any(p["variant"].startswith("sm_90a") for p in found)
+
+
+def test_sums_are_rounded_once(target: str) -> None:
+    """The last two products are 1 + 2^-12, which bfloat16 does not have, and -1."""
+    T, d, width = 70, 128, 64
+    eye, fc2 = torch.eye(width, d, dtype=BF16), torch.zeros(d, width, dtype=BF16)
+    fc2[:, 0], fc2[:, 1] = 1, 2**-12
+    experts = eye[:, :width].expand(2, width, width)
+    case: Case = {
+        "x": torch.ones(T, d, dtype=BF16),
+        "weights": torch.ones(T, 1),
+        "indices": torch.zeros(T, 1, dtype=torch.int32),
+        "fc1": eye,
+        "up": experts,
+        "down": experts,
+        "fc2": fc2,
+        "shared_up": eye,
+        "shared_down": torch.nn.functional.pad(-torch.ones(d, 1), (0, width - 1)).to(BF16),
+    }
+    kit.assert_same_bits(ops.latent_moe(**case), torch.full((T, d), 2**-12, dtype=BF16))
 
 
 def test_offsets_past_two_to_the_31(target: str) -> None:

@@ -175,18 +175,39 @@ def test_torch_contracts() -> None:
         check_compiled(ops.rms_norm, cases)
 
 
-@settings(max_examples=80)
-@given(st.data())
-def test_exact_values_of_any_shape(data: st.DataObject) -> None:
-    # Every group is +-2^k: the mean is a power of 4, its root exact, and silu(64) = 64.
-    lead = tuple(data.draw(st.lists(st.integers(0, 4), max_size=3)))
-    group, groups = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 3))
-    form, dtype = data.draw(st.sampled_from(FORMS)), data.draw(st.sampled_from(DTYPES))
+def even(lead: tuple[int, ...], group: int, groups: int, form: str, dtype: torch.dtype) -> Case:
+    """Every group is +-2^k: the mean is a power of 4, its root exact, and silu(64) = 64."""
     case = make(lead, group * groups, group, form, dtype) | {"eps": 0.0}
     size = kit.normal((*lead, groups, 1), kit.generator(f"{lead}{group}")).round().exp2()
     x = (size * case["x"].float().unflatten(-1, (groups, group)).sign()).flatten(-2).to(dtype)
     case |= {"x": x, "weight": case["weight"].mul(8).round()}
-    case |= {} if form == "plain" else {form: 3 * x if form == "residual" else 0 * x + 64}
+    return case | ({} if form == "plain" else {form: 3 * x if form == "residual" else 0 * x + 64})
+
+
+# Twice what the registers of the largest block hold, an element or a vector at a time
+LONG = (8193, 65536)
+
+
+def check_long(op: kit.Op, D: int, form: str, dtype: torch.dtype) -> None:
+    case = even((1,), D, 1, form, dtype)
+    for a, e in zip(run(op, case), run(ref.rms_norm, case), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_long_rows(target: str, dtype: torch.dtype) -> None:
+    for D in LONG:
+        for form in FORMS:
+            check_long(ops.rms_norm, D, form, dtype)
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_exact_values_of_any_shape(data: st.DataObject) -> None:
+    lead = tuple(data.draw(st.lists(st.integers(0, 4), max_size=3)))
+    group, groups = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 3))
+    form, dtype = data.draw(st.sampled_from(FORMS)), data.draw(st.sampled_from(DTYPES))
+    case = even(lead, group, groups, form, dtype)
     order = data.draw(st.permutations(range(len(lead) + 1)))
-    moved = case | {"x": kit.strided(kit.permuted(x, *order))}
+    moved = case | {"x": kit.strided(kit.permuted(case["x"], *order))}
     assert_same_runs([run(ref.rms_norm, case), run(ops.rms_norm, moved)])

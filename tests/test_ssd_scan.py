@@ -18,7 +18,7 @@ from native import (
     run,
 )
 from plain_ssd import plain_ssd_scan
-from warpweave import ops
+from warpweave import _native, ops
 from warpweave import reference as ref
 from warpweave import testing as kit
 
@@ -51,6 +51,7 @@ TILES: list[tuple[int, ...]] = [
     (1, 130, 2, 80, 1, 128, 64),
     (1, 130, 2, 72, 1, 40, 64),
     (1, 130, 2, 40, 1, 256, 64),
+    (1, 128, 2, 64, 1, 64, 64),  # and whole chunks to the end
 ]
 
 
@@ -166,6 +167,36 @@ def test_rows_cut_into_segments(target: str) -> None:
         case = make(1, 800, 1, 64, 1, N, 64, BF16, options)
         check_one(ops.ssd_scan, case)
     check_repeatable(ops.ssd_scan, case)
+
+
+CHOICES = [  # T, P, N, dtype: the kernel, and why not another
+    (256, 64, 128, BF16, "stream P64 N128", ""),
+    (256, 64, 40, BF16, "stream P64 N64", ""),
+    (1024, 64, 64, BF16, "stream P64 N64", "cut into segments"),
+    (64, 80, 128, BF16, "stream P80 N128", ""),
+    (64, 64, 256, BF16, "stream P32 N256", ""),
+    (20, 20, 16, BF16, "recurrent", "8 does not divide"),
+    (20, 64, 264, BF16, "recurrent x4", "above 256"),
+    (20, 64, 16, F32, "recurrent", "not bfloat16"),
+]
+
+
+def test_choice_of_kernel(target: str) -> None:
+    """By the rule that `warpweave doctor` prints; the launch says why."""
+    if target.startswith("cpu"):
+        pytest.skip("there is one kernel")
+    on_hopper = _native.kernel_for(OP, "cuda") == "cuda:sm_90"
+    for T, P, N, dtype, variant, because in CHOICES:
+        _native.launches()
+        run(ops.ssd_scan, make(1, T, 1, P, 1, N, 64, dtype, ""))
+        launch = _native.launches()[-1]
+        if on_hopper and variant.startswith("stream P64"):
+            variant = variant.replace("stream", "hopper")
+        elif on_hopper and variant.startswith("stream"):
+            because = "tiles are not of 64"
+        assert (launch["op"], launch["variant"]) == (OP, variant)
+        assert because in launch["because"]
+        assert bool(because) == bool(launch["because"])
 
 
 @pytest.mark.parametrize("where", ["x", "B", "C", "dt", "z"])

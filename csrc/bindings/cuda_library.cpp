@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/cuda_library.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <optional>
 
@@ -110,10 +111,18 @@ CudaInfo cuda_info() {
     info.problem = require<decltype(ww_error_string)>("ww_error_string")(status);
   else if (info.device_count == 0)
     info.problem = "no CUDA device is visible";
+  else if (newest_cuda_arch() == 0)
+    info.problem = std::string("no kernel of this build, for ") + WW_CUDA_ARCHS +
+                   ", runs on the current device";
   return info;
 }
 
 std::vector<CudaKernelInfo> cuda_kernels() { return rows_of<CudaKernelInfo>("ww_kernels"); }
+int newest_cuda_arch() {
+  int arch = 0;
+  for (const CudaKernelInfo& kernel : cuda_kernels()) arch = std::max(arch, int(kernel.arch));
+  return arch;
+}
 std::vector<CudaLaunch> cuda_launches() { return rows_of<CudaLaunch>("ww_launches"); }
 
 bool has_cuda_kernel(const std::string& op) {

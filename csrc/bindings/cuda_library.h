@@ -29,6 +29,7 @@ CudaInfo cuda_info();
 
 // Of the library that calls go to now, a simulated one too; nothing if there is none.
 std::vector<CudaKernelInfo> cuda_kernels();  // with registers and memory if there is a device
+int newest_cuda_arch();                      // of these that the device runs; 0: none
 std::vector<CudaLaunch> cuda_launches();     // of this thread, since it was last asked
 bool has_cuda_kernel(const std::string& op);
 

@@ -5,8 +5,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-
 #include "bindings/cuda_library.h"
 #include "bindings/simulated_cuda.h"
 #include "core/cpu/cpu.h"
@@ -63,9 +61,7 @@ std::string kernel_for(const std::string& op, const std::string& device) {
   WW_CHECK(problem.empty(), "kernel_for: '", op, "' cannot run on cuda: ", problem);
   WW_CHECK(has_cuda_kernel(op), "kernel_for: '", op,
            "' has no CUDA kernel; supported devices: cpu");
-  int arch = 0;  // the newest that the device runs; an op may be made of others' kernels
-  for (const CudaKernelInfo& kernel : cuda_kernels()) arch = std::max(arch, int(kernel.arch));
-  return "cuda:sm_" + std::to_string(arch);
+  return "cuda:sm_" + std::to_string(newest_cuda_arch());  // an op may be made of others' kernels
 }
 
 py::list launches() {

@@ -33,6 +33,8 @@ struct GroupProduct {
   const void* addend;  // (M,N) row-major in the operands' dtype; may be null
   void* gathered;      // (M,K) in the operands' dtype for part[0]'s rows, if it names some; may be
                        // null, and then they are gathered tile by tile
+  float* partial;      // (M,N), for the first of two parts where each is a product of its own;
+                       // may be null, and then none is
   void* out;           // (M,N), N contiguous
   int64_t out_stride;
   DType out_dtype;     // the operands' or f32

@@ -11,6 +11,10 @@
 //            tensor maps when they come to another group. Against sm_80's a sixth of the
 //            instructions, half the traffic of shared memory and three quarters of that of L2
 //
+// The sum of two products, or of one and an addend, is that product with a third operand in its
+// epilogue. Of two products, the first goes to fp32 in between, 8 bytes a result more than the
+// operands need, and still there is one rounding. fp32 leaves memory for 3 stages of k, not 4.
+//
 // No clusters: they would pair tiles of rows, and a group of 128 rows has one.
 #include <algorithm>
 
@@ -52,19 +56,31 @@ struct Activation {  // keeps a NaN
   }
 };
 
+template <typename Addend>
+struct SumOf {
+  using Node = cutlass::epilogue::fusion::Sm90EVT<
+      cutlass::epilogue::fusion::Sm90Compute<cutlass::plus, float, float,
+                                             cutlass::FloatRoundStyle::round_to_nearest>,
+      cutlass::epilogue::fusion::Sm90SrcFetch<Addend>, cutlass::epilogue::fusion::Sm90AccFetch>;
+};
+template <>
+struct SumOf<void> {
+  using Node = cutlass::epilogue::fusion::Sm90AccFetch;
+};
+
 // A pointer to a layout is how the builders are told that there is one operand a group.
-template <typename Out>
+template <typename Out, typename Addend>
 struct Product {
-  static constexpr int kAlignment = 16 / sizeof(Out);
+  using AnyAddend = cute::conditional_t<cute::is_void_v<Addend>, Out, Addend>;
   using Result = cutlass::epilogue::fusion::Sm90EVT<
       cutlass::epilogue::fusion::Sm90Compute<Activation, Out, float,
                                              cutlass::FloatRoundStyle::round_to_nearest>,
-      cutlass::epilogue::fusion::Sm90AccFetch>;
+      typename SumOf<Addend>::Node>;
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
-      cutlass::epilogue::collective::EpilogueTileAuto, float, float, void, Row*, kAlignment, Out,
-      Row*, kAlignment, cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative,
-      Result>::CollectiveOp;
+      cutlass::epilogue::collective::EpilogueTileAuto, float, float, Addend, Row*,
+      int(16 / sizeof(AnyAddend)), Out, Row*, int(16 / sizeof(Out)),
+      cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative, Result>::CollectiveOp;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Element, Row*, 8, Element, Column*, 8,
       float, Tile, Cluster,
@@ -75,15 +91,18 @@ struct Product {
                                                       Mainloop, Epilogue>;
   static const CudaKernel<typename Kernel::Params> row;
 };
-using ToBf16 = Product<Element>;
-using ToF32 = Product<float>;
-using Stride = typename ToBf16::Kernel::InternalStrideA;  // of rows; those of b and out are alike
+using ToBf16 = Product<Element, void>;
+using ToF32 = Product<float, void>;
+using AddBf16 = Product<Element, Element>;
+using AddF32 = Product<Element, float>;
+using Stride = typename ToBf16::Kernel::InternalStrideA;  // of rows; all others are alike
 
 struct Groups {
   Problem* extents;
   const Element **a, **b;
+  const void** addend;
   void** out;
-  Stride *a_stride, *b_stride, *out_stride;
+  Stride *a_stride, *b_stride, *addend_stride, *out_stride;
   void* tensor_maps;
   int64_t bytes = 0;
 
@@ -91,11 +110,13 @@ struct Groups {
     extents = take<Problem>(base, groups);
     a = take<const Element*>(base, groups);
     b = take<const Element*>(base, groups);
+    addend = take<const void*>(base, groups);
     out = take<void*>(base, groups);
     a_stride = take<Stride>(base, groups);
     b_stride = take<Stride>(base, groups);
+    addend_stride = take<Stride>(base, groups);
     out_stride = take<Stride>(base, groups);
-    constexpr int kMaps = 4;  // of a, of b, and of out for each warpgroup
+    constexpr int kMaps = 5;  // of a, of b, of the addend, and of out for each warpgroup
     tensor_maps = take<char>(base, int64_t(sms) * kMaps * sizeof(cute::TmaDescriptor));
   }
   template <typename T>
@@ -108,6 +129,7 @@ struct Groups {
 
 struct Preparation {
   GroupProduct g;
+  int addend_bytes;  // of an element
   Groups groups;
 };
 
@@ -127,9 +149,11 @@ __global__ void __launch_bounds__(kThreads) prepare(const __grid_constant__ Prep
       to.extents[e] = {int(end - begin), int(g.N), int(p.K)};
       to.a[e] = static_cast<const Element*>(a) + begin * a_stride;
       to.b[e] = static_cast<const Element*>(p.b) + e * p.b_stride_e;
+      to.addend[e] = static_cast<const char*>(g.addend) + begin * g.N * task.addend_bytes;
       to.out[e] = static_cast<char*>(g.out) + begin * g.out_stride * out_bytes;
       cute::get<0>(to.a_stride[e]) = a_stride;
       cute::get<0>(to.b_stride[e]) = p.b_stride_n;
+      cute::get<0>(to.addend_stride[e]) = g.N;
       cute::get<0>(to.out_stride[e]) = g.out_stride;
     }
   }
@@ -164,29 +188,59 @@ __global__ void __launch_bounds__(kThreads) prepare(const __grid_constant__ Prep
 
 const CudaKernel<Preparation> kPrepare{"grouped_gemm", "sm_90a, prepare", "bfloat16", prepare};
 constexpr const char* kWhen =
-    "on compute capability 9.0, for one product of at least 64 rows a group on average, 128 columns"
-    " and 64 of k, whose rows lie on 16 bytes";
-template <>
-const CudaKernel<ToBf16::Kernel::Params> ToBf16::row{
-    "grouped_gemm", "sm_90a, 128 x 256", "bfloat16", cutlass::device_kernel<ToBf16::Kernel>, kWhen};
-template <>
-const CudaKernel<ToF32::Kernel::Params> ToF32::row{"grouped_gemm", "sm_90a, 128 x 256, to float32",
-                                                   "bfloat16",
-                                                   cutlass::device_kernel<ToF32::Kernel>, kWhen};
+    "on compute capability 9.0, for products of at least 64 rows a group on average, 128 columns"
+    " and 64 of k, whose rows lie on 16 bytes, and sums of two of them or of one and an addend";
+#define WW_PRODUCT(type, variant)                                                                  \
+  template <>                                                                                      \
+  const CudaKernel<type::Kernel::Params> type::row {                                               \
+    "grouped_gemm", "sm_90a, 128 x 256" variant, "bfloat16", cutlass::device_kernel<type::Kernel>, \
+        kWhen                                                                                      \
+  }
+WW_PRODUCT(ToBf16, "");
+WW_PRODUCT(ToF32, ", to float32");
+WW_PRODUCT(AddBf16, ", plus bfloat16");
+WW_PRODUCT(AddF32, ", plus float32");
 
-template <typename Out>
+template <typename Out, typename Addend>
 cudaError_t launch_product(const GroupProduct& g, const Groups& groups, int blocks,
                            cudaStream_t stream) {
-  using Kernel = typename Product<Out>::Kernel;
-  typename Kernel::Arguments arguments{
-      cutlass::gemm::GemmUniversalMode::kGrouped,
-      {int(g.E), groups.extents, nullptr},
-      {groups.a, groups.a_stride, groups.b, groups.b_stride},
-      {{{}, {g.relu2}}, nullptr, nullptr, reinterpret_cast<Out**>(groups.out), groups.out_stride}};
+  using Kernel = typename Product<Out, Addend>::Kernel;
+  typename Kernel::Arguments arguments{cutlass::gemm::GemmUniversalMode::kGrouped,
+                                       {int(g.E), groups.extents, nullptr},
+                                       {groups.a, groups.a_stride, groups.b, groups.b_stride},
+                                       {{},
+                                        reinterpret_cast<const Addend**>(groups.addend),
+                                        groups.addend_stride,
+                                        reinterpret_cast<Out**>(groups.out),
+                                        groups.out_stride}};
+  arguments.epilogue.thread.op_1.relu2 = g.relu2;
   arguments.hw_info.sm_count = blocks;
   const auto params = Kernel::to_underlying_arguments(arguments, groups.tensor_maps);
-  return Product<Out>::row.launch(Kernel::get_grid_shape(params), Kernel::MaxThreadsPerBlock,
-                                  stream, params, Kernel::SharedStorageSize);
+  return Product<Out, Addend>::row.launch(Kernel::get_grid_shape(params),
+                                          Kernel::MaxThreadsPerBlock, stream, params,
+                                          Kernel::SharedStorageSize);
+}
+
+// One product, and g.addend if it is there, of the operands' dtype or fp32.
+cudaError_t launch_one(const GroupProduct& g, bool addend_is_f32, cudaStream_t stream) {
+  int sms, resident = 1;
+  cudaError_t status = multiprocessors(&sms);
+  if (status == cudaSuccess && (g.part[0].rows || g.zero_rest))
+    status = kPrepare.resident_blocks(kThreads, 0, &resident);
+  if (status != cudaSuccess) return status;
+  const Groups groups(g.E, sms, g.workspace);
+  const int64_t warps = std::min<int64_t>(g.M, int64_t(resident) * (kThreads / 32));
+  status = kPrepare.launch((warps * 32 + kThreads - 1) / kThreads, kThreads, stream,
+                           {g, addend_is_f32 ? 4 : 2, groups});
+  if (status != cudaSuccess) return status;
+  const int64_t tiles =
+      (g.M / kTileRows + g.E) * ((g.N + kTileColumns - 1) / kTileColumns);  // at most
+  const int blocks = int(std::min<int64_t>(tiles, sms));
+  const auto launch = !g.addend       ? (g.out_dtype == DType::f32 ? launch_product<float, void>
+                                                                   : launch_product<Element, void>)
+                      : addend_is_f32 ? launch_product<Element, float>
+                                      : launch_product<Element, Element>;
+  return launch(g, groups, blocks, stream);
 }
 
 }  // namespace
@@ -197,20 +251,13 @@ int64_t sm90a_group_product_workspace(int64_t groups) {
 }
 
 cudaError_t launch_sm90a_group_product(const GroupProduct& g, cudaStream_t stream) {
-  int sms, resident = 1;
-  cudaError_t status = multiprocessors(&sms);
-  if (status == cudaSuccess && (g.part[0].rows || g.zero_rest))
-    status = kPrepare.resident_blocks(kThreads, 0, &resident);
-  if (status != cudaSuccess) return status;
-  const Groups groups(g.E, sms, g.workspace);
-  const int64_t warps = std::min<int64_t>(g.M, int64_t(resident) * (kThreads / 32));
-  status = kPrepare.launch((warps * 32 + kThreads - 1) / kThreads, kThreads, stream, {g, groups});
-  if (status != cudaSuccess) return status;
-  const int64_t tiles =
-      (g.M / kTileRows + g.E) * ((g.N + kTileColumns - 1) / kTileColumns);  // at most
-  const int blocks = int(std::min<int64_t>(tiles, sms));
-  return g.out_dtype == DType::f32 ? launch_product<float>(g, groups, blocks, stream)
-                                   : launch_product<Element>(g, groups, blocks, stream);
+  if (g.parts == 1) return launch_one(g, false, stream);
+  GroupProduct first = g, second = g;
+  first.relu2 = first.zero_rest = false;
+  first.out = g.partial, first.out_stride = g.N, first.out_dtype = DType::f32;
+  second.part[0] = g.part[1], second.addend = g.partial;
+  const cudaError_t status = launch_one(first, false, stream);
+  return status == cudaSuccess ? launch_one(second, true, stream) : status;
 }
 
 }  // namespace ww

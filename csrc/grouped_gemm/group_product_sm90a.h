@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The group product on Hopper, for what group_product_cuda.h's launcher sends here: bf16 operands,
-// one part without addend, and rows of operands and results on 16 bytes.
+// rows of operands and results on 16 bytes, and one part, with an addend or not, or two parts.
 #pragma once
 
 #include "grouped_gemm/group_product_cuda.h"

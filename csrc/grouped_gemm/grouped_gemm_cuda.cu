@@ -313,17 +313,6 @@ int64_t rows_of_a_group(const GroupProduct& g) {  // if they are spread evenly
   return g.E > 0 ? g.M / g.E : g.M;
 }
 
-cudaError_t is_sm90(bool* yes) {
-  int device, major = 0, minor = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status == cudaSuccess)
-    status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (status == cudaSuccess)
-    status = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  *yes = major == 9 && minor == 0;
-  return status;
-}
-
 // TMA's strides: multiples of 16 bytes below 2^40, and rows that do not overlap.
 bool is_tma_stride(int64_t stride, int64_t row, int64_t size) {
   return stride >= row && stride * size % 16 == 0 && stride * size < int64_t(1) << 40;
@@ -332,36 +321,48 @@ bool is_tma_stride(int64_t stride, int64_t row, int64_t size) {
 // Why the kernels above take what a Hopper device was given; null if its own do. For people
 // it is kWhen of group_product_sm90a.cu.
 const char* why_not_sm90a(const GroupProduct& g, DType dtype) {
-  const ProductPart& p = g.part[0];
   const int64_t out_size = g.out_dtype == DType::f32 ? 4 : 2;
+  const bool is_sum = g.parts == 2 || g.addend;
   if (!kHasSm90a) return "this build has none for sm_90a";
   if (dtype != DType::bf16) return "operands are not bfloat16";
-  if (g.parts != 1 || g.addend) return "it is a sum of products";
+  if (g.parts == 0) return "it is no product";
+  if (g.parts == 2 && g.addend) return "it is a sum of three";
+  if (g.parts == 2 && !g.partial) return "it is a sum of products and there is no place for one";
+  if (is_sum && out_size == 4) return "it is a sum in float32";
   if (rows_of_a_group(g) < kManyRows) return "there are less than 64 rows a group";
-  if (g.N < kColumns || p.K < kDepth) return "a group has less than 128 columns or 64 of k";
-  if (g.M > INT32_MAX || g.N > INT32_MAX || p.K > INT32_MAX) return "an extent is above 2^31";
-  if (!is_aligned(g) || !is_tma_stride(p.rows ? p.K : p.a_stride, p.K, 2) ||
-      !is_tma_stride(p.b_stride_n, p.K, 2) || !is_tma_stride(g.out_stride, g.N, out_size) ||
-      reinterpret_cast<uintptr_t>(g.out) % 16)
-    return "rows are not on 16 bytes, or overlap";
-  if (p.rows && !g.gathered) return "rows are named by an index and there is no place for them";
+  if (g.M > INT32_MAX || g.N > INT32_MAX) return "an extent is above 2^31";
+  bool on_16_bytes = is_aligned(g) && is_tma_stride(g.out_stride, g.N, out_size) &&
+                     reinterpret_cast<uintptr_t>(g.out) % 16 == 0;
+  if (is_sum)
+    on_16_bytes &= g.N % kVector<bf16_t> == 0 && reinterpret_cast<uintptr_t>(g.addend) % 16 == 0;
+  for (int i = 0; i < g.parts; ++i) {
+    const ProductPart& p = g.part[i];
+    if (g.N < kColumns || p.K < kDepth) return "a group has less than 128 columns or 64 of k";
+    if (p.K > INT32_MAX) return "an extent is above 2^31";
+    if (p.rows && (g.parts == 2 || !g.gathered))
+      return "rows are named by an index and there is no place for them";
+    on_16_bytes &= is_tma_stride(p.rows ? p.K : p.a_stride, p.K, 2);
+    on_16_bytes &= is_tma_stride(p.b_stride_n, p.K, 2);
+  }
+  if (!on_16_bytes) return "rows are not on 16 bytes, or overlap";
   return nullptr;
 }
 
 }  // namespace
 
 int64_t group_product_workspace(int64_t groups) {
-  bool sm90;
-  return kHasSm90a && is_sm90(&sm90) == cudaSuccess && sm90 ? sm90a_group_product_workspace(groups)
-                                                            : 0;
+  int capability;
+  return kHasSm90a && compute_capability(&capability) == cudaSuccess && capability == 90
+             ? sm90a_group_product_workspace(groups)
+             : 0;
 }
 
 cudaError_t launch_group_product(const GroupProduct& g, DType dtype, cudaStream_t stream) {
   if (g.M == 0 || g.N == 0) return cudaSuccess;
-  bool sm90;
-  const cudaError_t status = is_sm90(&sm90);
+  int capability;
+  const cudaError_t status = compute_capability(&capability);
   if (status != cudaSuccess) return status;
-  const char* why = sm90 ? why_not_sm90a(g, dtype) : "";
+  const char* why = capability == 90 ? why_not_sm90a(g, dtype) : "";
   const Because because(why ? why : "");
   if (!why) return launch_sm90a_group_product(g, stream);
   if (dtype == DType::f32)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // On CUDA the layer is a sequence of launches: group products of one group for the projections, the
-// experts between them, and one product of two parts for fc2 and shared_down, which share its
-// accumulator.
+// experts between them, and one product of two parts for fc2 and shared_down, whose sum is rounded
+// once.
 #include <algorithm>
 
 #include "core/cuda/launch.h"
@@ -34,6 +34,8 @@ GroupProduct dense(const LatentMoeParams& p, const void* rows, int64_t stride, c
   return g;
 }
 
+int64_t products_bytes() { return (group_product_workspace(1) + 255) / 256 * 256; }
+
 int run(const LatentMoeParams& p, cudaStream_t stream) {
   if (p.fc1) {
     const cudaError_t status = launch_group_product(
@@ -52,6 +54,7 @@ int run(const LatentMoeParams& p, cudaStream_t stream) {
   GroupProduct g = dense(p, p.routed, p.l, p.fc2, p.d, p.l, p.out);
   if (!p.fc2) g.parts = 0, g.addend = p.routed;
   if (p.shared_down) g.part[g.parts++] = {p.shared, p.S, nullptr, p.shared_down, 0, p.S, p.S};
+  g.partial = reinterpret_cast<float*>(static_cast<char*>(p.workspace) + products_bytes());
   return launch_group_product(g, p.dtype, stream);
 }
 
@@ -60,7 +63,8 @@ int run(const LatentMoeParams& p, cudaStream_t stream) {
 
 WW_EXPORT int64_t ww_latent_moe_workspace(const ww::LatentMoeParams* p) {
   const ww::MoeMlpParams experts = ww::experts_of(*p);
-  return std::max(ww_moe_mlp_workspace(&experts), ww::group_product_workspace(1));
+  const int64_t partial = p->fc2 && p->shared_down ? p->T * p->d * int64_t(sizeof(float)) : 0;
+  return std::max(ww_moe_mlp_workspace(&experts), ww::products_bytes() + partial);
 }
 WW_EXPORT int ww_latent_moe(const ww::LatentMoeParams* p, void* stream) {
   return ww::run(*p, static_cast<cudaStream_t>(stream));

@@ -55,16 +55,37 @@ __device__ inline int expert_of(const MoeMlpParams& p, int64_t pair) {
   return e >= 0 && e < p.E ? int(e) : -1;
 }
 
+// f(pair, its expert) for this thread's pairs. Eight loads are under way at a time: with one block on
+// the card nothing else hides their latency.
+template <typename F>
+__device__ inline void for_pairs(const MoeMlpParams& p, uint32_t pairs, F&& f) {
+  constexpr int kAtOnce = 8;
+#pragma unroll 1
+  for (uint32_t first = threadIdx.x; first < pairs; first += kAtOnce * kPermuteThreads) {
+    int expert[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const uint32_t i = first + j * kPermuteThreads;
+      expert[j] = i < pairs ? expert_of(p, i) : -1;
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j)
+      if (const uint32_t i = first + j * kPermuteThreads; i < pairs) f(i, expert[j]);
+  }
+}
+
 __global__ void __launch_bounds__(kPermuteThreads) permute(const __grid_constant__ Task task) {
   extern __shared__ int32_t count[];  // of each expert, then where its next pair goes
   __shared__ int32_t warps[32];
   const MoeMlpParams& p = task.p;
-  const int pairs = int(p.T * p.top_k), experts = int(p.E);
+  const uint32_t pairs = uint32_t(p.T * p.top_k);
+  const int experts = int(p.E);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int e = threadIdx.x; e < experts; e += kPermuteThreads) count[e] = 0;
   __syncthreads();
-  for (int i = threadIdx.x; i < pairs; i += kPermuteThreads)
-    if (const int e = expert_of(p, i); e >= 0) atomicAdd(&count[e], 1);
+  for_pairs(p, pairs, [&](uint32_t, int e) {
+    if (e >= 0) atomicAdd(&count[e], 1);
+  });
   __syncthreads();
   int before = 0;  // pairs of the experts below this step
   for (int first = 0; first < experts; first += kPermuteThreads) {
@@ -88,54 +109,60 @@ __global__ void __launch_bounds__(kPermuteThreads) permute(const __grid_constant
     }
     __syncthreads();  // warps[] is free again, count[] complete
   }
-  for (int i = threadIdx.x; i < pairs; i += kPermuteThreads) {
-    const int e = expert_of(p, i);
+  for_pairs(p, pairs, [&](uint32_t i, int e) {
     const int place = e >= 0 ? atomicAdd(&count[e], 1) : -1;
     task.w.places[i] = place;
-    if (place >= 0) task.w.tokens[place] = i / int(p.top_k);
+    if (place >= 0) task.w.tokens[place] = int(i / uint32_t(p.top_k));
+  });
+}
+
+struct Choice {
+  const float* y;  // its expert's result
+  float weight;
+};
+
+// V columns a thread, 4 or 1. With 8, for 16 bytes of results in bf16, the vectors of fp32 that
+// they come from would lie 32 bytes apart from lane to lane: twice the sectors for each load.
+template <typename T, int V>
+__device__ inline void weighted_sums(const Choice* choice, int count, int64_t columns, T* out) {
+  for (int64_t n = threadIdx.x * V; n < columns; n += kCombineThreads * V) {
+    float sum[V] = {};
+#pragma unroll 2
+    for (int i = 0; i < count; ++i) {
+      float v[V];
+      widen<float>(load_packed<float, V>(choice[i].y + n), v);
+#pragma unroll
+      for (int j = 0; j < V; ++j) sum[j] = fmaf(choice[i].weight, v[j], sum[j]);
+    }
+    store_packed<T, V>(out + n, narrow<T, V>(sum));
   }
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kCombineThreads) combine(const __grid_constant__ Task task) {
-  __shared__ int32_t expert[kMaxChoices], place[kMaxChoices];
-  __shared__ float weight[kMaxChoices];
+  __shared__ int32_t expert[kMaxChoices];
+  __shared__ Choice choice[kMaxChoices];  // in ascending order of expert
   const MoeMlpParams& p = task.p;
   const int64_t t = blockIdx.x;
-  const int choices = int(p.top_k);
-  for (int i = threadIdx.x; i < choices; i += kCombineThreads)
-    expert[i] = expert_of(p, t * choices + i);
-  __syncthreads();
-  for (int i = threadIdx.x; i < choices; i += kCombineThreads) {
-    int rank = 0;
+  const int choices = int(p.top_k), mine = threadIdx.x;
+  const int64_t pair = t * choices + mine;
+  static_assert(kMaxChoices <= kCombineThreads, "a thread a choice");
+  if (mine < choices) expert[mine] = expert_of(p, pair);
+  const int absent = __syncthreads_count(mine < choices && expert[mine] < 0);  // the lowest ranks
+  if (mine < choices && expert[mine] >= 0) {
+    int rank = -absent;
     for (int j = 0; j < choices; ++j)
-      rank += expert[j] < expert[i] || (expert[j] == expert[i] && j < i);
-    place[rank] = task.w.places[t * choices + i];
-    weight[rank] = p.weights[t * choices + i];
+      rank += expert[j] < expert[mine] || (expert[j] == expert[mine] && j < mine);
+    choice[rank] = {task.w.y + task.w.places[pair] * p.K, p.weights[pair]};
   }
   __syncthreads();
   T* out = static_cast<T*>(p.out) + t * p.out_stride_t;
-  constexpr int kCount = kVector<float>;
-  const bool whole = p.K % kCount == 0;
-  for (int64_t n = threadIdx.x * kCount; n < p.K; n += kCombineThreads * kCount) {
-    float sum[kCount] = {};
-    for (int i = 0; i < choices; ++i) {
-      if (place[i] < 0) continue;
-      const float* y = task.w.y + place[i] * p.K + n;
-      float v[kCount];
-      if (whole) {
-        widen<float>(load_packed<float, kCount>(y), v);
-      } else {
-#pragma unroll
-        for (int j = 0; j < kCount; ++j) v[j] = n + j < p.K ? y[j] : 0.f;
-      }
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) sum[j] = fmaf(weight[i], v[j], sum[j]);
-    }
-#pragma unroll
-    for (int j = 0; j < kCount; ++j)
-      if (n + j < p.K) out[n + j] = narrow<T, 1>(sum + j);
-  }
+  constexpr int V = 4;
+  if (p.K % V == 0 && p.out_stride_t % V == 0 &&
+      reinterpret_cast<uintptr_t>(p.out) % (V * sizeof(T)) == 0)
+    weighted_sums<T, V>(choice, choices - absent, p.K, out);
+  else
+    weighted_sums<T, 1>(choice, choices - absent, p.K, out);
 }
 
 const CudaKernel<Task> kPermute{"moe_mlp", "permute", "float32 bfloat16", permute};

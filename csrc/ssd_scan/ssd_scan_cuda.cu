@@ -1,13 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which CUDA kernel a scan takes:
-//
-//   ssd_stream     bf16 where 8 divides P and N, and N is at most 256
-//   ssd_hopper     of these, on compute capability 9, where ssd_stream has tiles of 64 columns of P:
-//                  N at most 128, and tiles of 80 would not waste less of P
-//   ssd_recurrent  everything else
-//
-// Strides never change the kernel, and so not the bits. The first two cut rows into segments until
-// there is a block for every multiprocessor.
+// Which CUDA kernel a scan takes: kWhen.. and why_not.. below. Strides never change the kernel, and so
+// not the bits.
 #include "core/cuda/tensor_map.h"
 #include "ssd_scan/ssd_hopper.cuh"
 #include "ssd_scan/ssd_recurrent.cuh"
@@ -18,8 +11,18 @@ namespace {
 
 constexpr int64_t kShortestSegment = 256;  // below this handing states on costs more than it brings
 
+constexpr const char* kWhenHopper =
+    "compute capability 9.0, where stream would take tiles of 64 columns and N up to 128";
+constexpr const char* kWhenStream =
+    "8 divides P and N, and N is at most 256; of the tiles that hold N those that waste least of "
+    "P. "
+    "If rows x heads x tiles are fewer than multiprocessors, rows are cut into segments of 256 "
+    "tokens "
+    "or more";
+constexpr const char* kWhenRecurrent = "everything else";
+
 struct StreamKernel {
-  int P, N, shared, accumulators;          // of a block
+  int P, N, shared, accumulators;  // of a block
   CudaKernel<StreamTask> kernel;
 
   template <int kP, int kN, int kBuffers>
@@ -29,7 +32,7 @@ struct StreamKernel {
             kN,
             S::kSharedBytes,
             kP * kN,
-            {"ssd_scan", variant, "bfloat16", ssd_stream<kP, kN, kBuffers>}};
+            {"ssd_scan", variant, "bfloat16", ssd_stream<kP, kN, kBuffers>, kWhenStream}};
   }
 };
 const StreamKernel kStream[] = {StreamKernel::make<64, 64, 2>("stream P64 N64"),
@@ -39,28 +42,37 @@ const StreamKernel kStream[] = {StreamKernel::make<64, 64, 2>("stream P64 N64"),
                                 StreamKernel::make<32, 256, 1>("stream P32 N256")};
 
 struct HopperKernel {
+  static constexpr int kP = 64;
   int N, shared;
   CudaKernel<HopperTask> kernel;
 
   template <int kN>
   static HopperKernel make(const char* variant) {
-    return {kN, Hopper<kN>::kSharedBytes, {"ssd_scan", variant, "bfloat16", ssd_hopper<kN>}};
+    return {kN,
+            Hopper<kN>::kSharedBytes,
+            {"ssd_scan", variant, "bfloat16", ssd_hopper<kN>, kWhenHopper}};
   }
 };
 const HopperKernel kHopper[] = {HopperKernel::make<64>("hopper P64 N64"),
                                 HopperKernel::make<128>("hopper P64 N128")};
 
 const CudaKernel<RecurrentTask> kRecurrent[2][3] = {
-    {{"ssd_scan", "recurrent", "float32", ssd_recurrent<float, 4, 4>},
-     {"ssd_scan", "recurrent x4", "float32", ssd_recurrent<float, 16, 2>},
-     {"ssd_scan", "recurrent x8", "float32", ssd_recurrent<float, 32, 1>}},
-    {{"ssd_scan", "recurrent", "bfloat16", ssd_recurrent<bf16_t, 4, 4>},
-     {"ssd_scan", "recurrent x4", "bfloat16", ssd_recurrent<bf16_t, 16, 2>},
-     {"ssd_scan", "recurrent x8", "bfloat16", ssd_recurrent<bf16_t, 32, 1>}}};
+    {{"ssd_scan", "recurrent", "float32", ssd_recurrent<float, 4, 4>, kWhenRecurrent},
+     {"ssd_scan", "recurrent x4", "float32", ssd_recurrent<float, 16, 2>, kWhenRecurrent},
+     {"ssd_scan", "recurrent x8", "float32", ssd_recurrent<float, 32, 1>, kWhenRecurrent}},
+    {{"ssd_scan", "recurrent", "bfloat16", ssd_recurrent<bf16_t, 4, 4>, kWhenRecurrent},
+     {"ssd_scan", "recurrent x4", "bfloat16", ssd_recurrent<bf16_t, 16, 2>, kWhenRecurrent},
+     {"ssd_scan", "recurrent x8", "bfloat16", ssd_recurrent<bf16_t, 32, 1>, kWhenRecurrent}}};
 
-// The stream kernel that wastes the least of P among those that hold N, or null.
+// Null if it can.
+const char* why_not_stream(const SsdScanParams& p) {
+  if (p.dtype != DType::bf16) return "operands are not bfloat16";
+  if (p.P % 8 || p.N % 8 || p.N == 0) return "8 does not divide P and N";
+  return p.N <= 256 ? nullptr : "N is above 256";
+}
+
 const StreamKernel* stream_kernel(const SsdScanParams& p) {
-  if (p.dtype != DType::bf16 || p.P % 8 || p.N % 8 || p.N == 0) return nullptr;
+  if (why_not_stream(p)) return nullptr;
   const auto padded = [&](const StreamKernel& k) { return (p.P + k.P - 1) / k.P * k.P; };
   const StreamKernel* best = nullptr;
   for (const StreamKernel& k : kStream)
@@ -68,20 +80,21 @@ const StreamKernel* stream_kernel(const SsdScanParams& p) {
   return best;
 }
 
-// The kernel for sm_90a with the same tiles, or null.
-const HopperKernel* hopper_kernel(const StreamKernel& k) {
-  int device, major;
-  if (k.P != 64 || cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-      major != 9)
-    return nullptr;
+// The kernel for sm_90a with the same tiles; or null, and why a Hopper device has none.
+const HopperKernel* hopper_kernel(const StreamKernel& k, const char** why) {
+  int capability;
+  *why = "";
+  if (compute_capability(&capability) != cudaSuccess || capability != 90) return nullptr;
   for (const HopperKernel& hopper : kHopper) {
+    if (k.P != hopper.kP || k.N != hopper.N) continue;
     cudaFuncAttributes attributes;
-    if (hopper.N == k.N &&
-        cudaFuncGetAttributes(&attributes, hopper.kernel.row.function) == cudaSuccess &&
-        attributes.maxThreadsPerBlock >= kHopperThreads)  // less: not compiled for sm_90a
+    if (cudaFuncGetAttributes(&attributes, hopper.kernel.row.function) == cudaSuccess &&
+        attributes.maxThreadsPerBlock >= kHopperThreads)
       return &hopper;
+    *why = "this build has no code for sm_90a";
+    return nullptr;
   }
+  *why = "tiles are not of 64 columns of P and up to 128 of N";
   return nullptr;
 }
 
@@ -150,7 +163,12 @@ int run_stream(const SsdScanParams& p, const StreamKernel& k, cudaStream_t strea
     if (status != cudaSuccess) return status;
   }
   const int64_t blocks = int64_t(plan.units) * plan.segments;
-  if (const HopperKernel* hopper = hopper_kernel(k)) {
+  const char* why;
+  const HopperKernel* hopper = hopper_kernel(k, &why);
+  const Because because(*why || plan.segments == 1
+                            ? why
+                            : "rows are cut into segments for want of other parallel work");
+  if (hopper) {
     task.is_mapped = make_tensor_maps(p, &task);
     return hopper->kernel.launch(blocks, kHopperThreads, stream, task, hopper->shared);
   }
@@ -167,6 +185,7 @@ int run_recurrent(const SsdScanParams& p, cudaStream_t stream) {
   if (size == 3) return unsupported("N above 1024");
   const int64_t rows = kRecurrentThreads / lanes * (4 >> size);
   const int64_t tiles = (p.P + rows - 1) / rows;
+  const Because because(why_not_stream(p));
   return kRecurrent[p.dtype == DType::bf16][size].launch(
       p.num_seqs * p.H * tiles, kRecurrentThreads, stream, {p, lanes, uint32_t(tiles)});
 }

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
+from .device import default_device
 from .model import Config, Model
 from .model.backend import BACKENDS
 from .model.checkpoint import CheckpointError, read_directory
@@ -78,7 +79,9 @@ def generate(
     dtype: Annotated[
         str | None, typer.Option(help=f"{' or '.join(DTYPES)}; as stored if not given.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; cuda if not given and the kernels run there.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print while generating.")
@@ -91,6 +94,7 @@ def generate(
             raise ValueError(f"--dtype {dtype!r} is not supported, only {' and '.join(DTYPES)}")
         if system is not None and not chat:
             raise ValueError("--system needs --chat")
+        device = default_device() if device is None else device
         if device != "cpu" and not torch.cuda.is_available():
             raise ValueError(f"--device {device!r}: torch sees no CUDA device here, only 'cpu'")
         if threads is not None:
@@ -220,7 +224,8 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
             table.add_row(*(kernel[key] for key in ("op", "device", "kernel", "dtypes")))
         console.print(table)
         for choice in choices:
-            console.print(f"{choice['op']}, {choice['kernel']}: {choice['when']}", soft_wrap=True)
+            names = ", ".join(choice["kernels"])
+            console.print(f"{choice['op']}: {names}: {choice['when']}", soft_wrap=True)
 
 
 def diagnose() -> dict[str, Any]:
@@ -230,6 +235,11 @@ def diagnose() -> dict[str, Any]:
     native: Any = _registry._native
     cuda = native.cuda_info()
     registry = native.kernels()
+    rules: dict[tuple[str, str], list[str]] = {}
+    for row in registry:
+        names = rules.setdefault((row["op"], row.get("when", "")), [])
+        if row.get("variant") not in (None, *names):
+            names.append(row["variant"])
     kernels = []
     for op in dict.fromkeys(row["op"] for row in registry):
         for device in ("cpu", "cuda") if cuda["device_count"] else ("cpu",):
@@ -249,9 +259,9 @@ def diagnose() -> dict[str, Any]:
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "kernels": kernels,
         "choices": [
-            {"op": row["op"], "kernel": row["variant"], "when": row["when"]}
-            for row in registry
-            if row.get("when")
+            {"op": op, "when": when, "kernels": names}
+            for (op, when), names in rules.items()
+            if when
         ],
     }
 

@@ -78,9 +78,10 @@ class Simulator:
         begin, end = (ctypes.cast(hook, ctypes.c_void_p).value or 0 for hook in hooks)
         native.simulate_cuda(str(build.warpweave()), begin, end)
 
-    def replace_ptx(self, library: str, ptx: str) -> None:
-        """Until the next reset, the loaded library of this file name holds that PTX."""
-        self._check(self.c.ptxsim_replace_ptx(library.encode(), ptx.encode()))
+    def replace_ptx(self, name: str, ptx: str) -> None:
+        """Until the next reset, the translation unit of this kernel, or the loaded library of this
+        file name, holds that PTX."""
+        self._check(self.c.ptxsim_replace_ptx(name.encode(), ptx.encode()))
 
     @contextmanager
     def exposed(self, read: dict[str, NDArray[Any]], write: dict[str, NDArray[Any]],

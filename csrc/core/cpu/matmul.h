@@ -12,8 +12,9 @@
 // tile alike. Missing columns and the last k are zeros, and A is never read past k, so no stray NaN
 // can enter.
 //
-// Each element of C is one chain of additions over k in order (AMX: in pairs), for any m and n, so
-// how a product is cut into calls along m and n does not change its bits.
+// Each element of C is one chain of additions over k in order (AMX: in pairs), in fp32 a sum of
+// chains of kChain, for any m and n, so how a product is cut into calls along m and n does not
+// change its bits.
 #pragma once
 
 #include "core/cpu/simd.h"
@@ -161,6 +162,11 @@ WW_INLINE F32 madd(F32 acc, I32 a, const bf16_t* b) {
 }
 #endif
 
+// What is added to C at a time. The rounding error of fp32 operands grows with the length of a chain
+// and would pass twice that of a library's product at some hundred; a new one costs a load and an addition.
+template <typename Op>
+constexpr int64_t kChain = sizeof(Op) == 4 ? 32 : INT64_MAX;
+
 // Memory to bring to L2 during products: `lines` cache lines for every 32x32 of A until `end`, in
 // the order of their addresses, since rows side by side would ask DRAM for many pages at once. Only
 // tiles do it; nothing else computes fast enough to wait for memory.
@@ -176,12 +182,13 @@ inline void register_block(int64_t k, const Op* a, int64_t lda, const Op* b, flo
   // Three rows share a pointer, as [base], [base + lda], [base + 2 lda]: twelve would spill.
   const Op* base[kBases];
   for (int i = 0; i < kBases; ++i) base[i] = a + 3 * i * lda;
+  constexpr bool kAddLast = kChain<Op> < INT64_MAX;
   F32 acc[M][kPanelVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 2
     for (int v = 0; v < kPanelVectors; ++v)
-      acc[i][v] = accumulate ? load(c + i * ldc + v * kLanes) : F32{};
+      acc[i][v] = accumulate && !kAddLast ? load(c + i * ldc + v * kLanes) : F32{};
   }
   int64_t p = 0;
   for (; p + kStep <= k; p += kStep, b += kPanel * kStep) {
@@ -208,7 +215,10 @@ inline void register_block(int64_t k, const Op* a, int64_t lda, const Op* b, flo
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kPanelVectors; ++v) store(c + i * ldc + v * kLanes, acc[i][v]);
+    for (int v = 0; v < kPanelVectors; ++v) {
+      float* to = c + i * ldc + v * kLanes;
+      store(to, accumulate && kAddLast ? load(to) + acc[i][v] : acc[i][v]);
+    }
   }
 }
 
@@ -224,10 +234,15 @@ inline void row_tail(int64_t m, int64_t k, const Op* a, int64_t lda, const Op* b
 template <typename Op>
 inline void panel_product(int64_t m, int64_t k, const Op* a, int64_t lda, const Op* b, float* c,
                           int64_t ldc, bool accumulate, Fetch&) {
-  int64_t i = 0;
-  for (; i + kRows <= m; i += kRows)
-    register_block<kRows>(k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
-  row_tail<kRows - 1>(m - i, k, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
+  do {
+    const int64_t depth = k < kChain<Op> ? k : kChain<Op>;
+    int64_t i = 0;
+    for (; i + kRows <= m; i += kRows)
+      register_block<kRows>(depth, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
+    row_tail<kRows - 1>(m - i, depth, a + i * lda, lda, b, c + i * ldc, ldc, accumulate);
+    k -= depth, a += depth, b += depth * kPanel;
+    accumulate = true;
+  } while (k > 0);
 }
 
 #if defined(__AMX_BF16__)

@@ -46,6 +46,17 @@ cudaError_t multiprocessors(int* count) {
   return cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
 }
 
+cudaError_t compute_capability(int* capability) {
+  int device, major = 0, minor = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status == cudaSuccess)
+    status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (status == cudaSuccess)
+    status = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  *capability = 10 * major + minor;
+  return status;
+}
+
 }  // namespace ww
 
 WW_EXPORT const char* ww_version() { return WW_VERSION; }

@@ -32,6 +32,8 @@ class Because {
 
 // Streaming multiprocessors of the current device: how much work fills it.
 cudaError_t multiprocessors(int* count);
+// Its compute capability, 90 for 9.0.
+cudaError_t compute_capability(int* capability);
 
 template <typename Params>
 struct CudaKernel {

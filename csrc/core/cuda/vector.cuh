@@ -85,6 +85,8 @@ __device__ inline Packed<T, V> narrow(const float* v) {
       return {v[0], v[1], v[2], v[3]};
   } else if constexpr (V == 1) {
     return {uint16_t(narrow_word<T>(v[0], 0.f))};
+  } else if constexpr (V == 4) {
+    return {narrow_word<T>(v[0], v[1]), narrow_word<T>(v[2], v[3])};
   } else {
     return {narrow_word<T>(v[0], v[1]), narrow_word<T>(v[2], v[3]), narrow_word<T>(v[4], v[5]),
             narrow_word<T>(v[6], v[7])};
@@ -103,7 +105,7 @@ __device__ inline void load_widened(const T* p, float* v) {
   for (int k = 0; k < kCount; k += V) widen<T>(load_packed<T, V>(p + k), v + k);
 }
 
-template <typename T, int V>  // V is 1 or kVector<T>
+template <typename T, int V>
 __device__ inline void store_packed(T* p, Packed<T, V> v) {
   // nvcc may cut an assignment of a vector into four. A global address is also its generic one.
   if constexpr (V == 1)
@@ -112,6 +114,8 @@ __device__ inline void store_packed(T* p, Packed<T, V> v) {
     asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z),
                  "f"(v.w)
                  : "memory");
+  else if constexpr (V == 4)
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(p), "r"(v.x), "r"(v.y) : "memory");
   else
     asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z),
                  "r"(v.w)

@@ -2,6 +2,7 @@
 // An op's call: the memory that it lends to its kernels, from before the launch until its work is
 // done.
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "runtime/control.h"
@@ -85,6 +86,8 @@ const char* ptxsim_begin_call(const ww::Extent* extents, int32_t count, void** s
   const char* failed = explained([&] {
     ++session().simulator().options().seed;
     for (Lent& l : merged(extents, count)) {
+      // NaN: what no kernel writes may not be the right result of the call before.
+      if (l.is_fresh) std::memset(reinterpret_cast<void*>(l.begin), 0xff, l.end - l.begin);
       session().memory().expose(reinterpret_cast<void*>(l.begin), l.end - l.begin, l.read_only,
                                 !l.is_fresh, l.name);
       lent.push_back(std::move(l));

@@ -211,8 +211,8 @@ const char* ptxsim_printed() {
   return guarded_text([] { return session().simulator().printed(); });
 }
 
-int ptxsim_replace_ptx(const char* library, const char* ptx) {
-  return guarded([&] { replace_ptx(library, ptx); });
+int ptxsim_replace_ptx(const char* name, const char* ptx) {
+  return guarded([&] { replace_ptx(name, ptx); });
 }
 
 const char* ptxsim_kernels() {

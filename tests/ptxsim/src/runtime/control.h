@@ -50,9 +50,9 @@ const char* ptxsim_printed();               // what kernels printed
 
 // --- Modules ---
 
-// Until the next reset, the library whose file name contains `library` holds this PTX instead of its
-// own. Only before the first use of what is in it.
-int ptxsim_replace_ptx(const char* library, const char* ptx);
+// Until the next reset, the translation unit of the kernel `name`, or else the library whose file name
+// contains `name`, holds this PTX instead of its own. Only before the first use of what is in it.
+int ptxsim_replace_ptx(const char* name, const char* ptx);
 const char* ptxsim_kernels();  // JSON: the kernels of loaded modules with their attributes
 const char* ptxsim_ptx(const char* kernel);  // the module that was loaded for a kernel, or null
 // Registers that ptxas gave a kernel: from now on its launches are held to them.

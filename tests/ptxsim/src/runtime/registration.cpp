@@ -137,14 +137,19 @@ void unload_modules() {
   }
 }
 
-void replace_ptx(const std::string& library, const std::string& ptx) {
+void replace_ptx(const std::string& name, const std::string& ptx) {
   FatBinary* found = nullptr;
-  for (const auto& binary : registry().binaries) {
-    if (binary->name.find(library) == std::string::npos) continue;
-    if (found) throw std::invalid_argument("'" + library + "' is in the name of several libraries");
-    found = binary.get();
-  }
-  if (!found) throw std::invalid_argument("no library was loaded whose name contains " + library);
+  const auto consider = [&](FatBinary* binary) {
+    if (found && found != binary)
+      throw std::invalid_argument("'" + name + "' is in the name of several libraries");
+    found = binary;
+  };
+  for (const auto& [host, entry] : registry().kernels)
+    if (entry->name == name) consider(entry->binary);
+  if (!found)
+    for (const auto& binary : registry().binaries)
+      if (binary->name.find(name) != std::string::npos) consider(binary.get());
+  if (!found) throw std::invalid_argument("no library was loaded whose name contains " + name);
   if (found->module) throw std::invalid_argument(found->name + " is in use: reset first");
   found->replacement = ptx;
 }

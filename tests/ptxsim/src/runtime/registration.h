@@ -56,9 +56,9 @@ void* loaded_variable(const void* symbol, uint64_t* bytes);
 
 std::vector<KernelEntry*> registered_kernels();
 void unload_modules();
-// Until the next reset, the library whose file name contains `library` holds this PTX. Throws
-// std::invalid_argument unless there is one such library, not yet loaded.
-void replace_ptx(const std::string& library, const std::string& ptx);
+// Until the next reset, what holds the kernel `name`, or else the library whose file name contains
+// `name`, holds this PTX. Throws std::invalid_argument unless there is one such, not yet loaded.
+void replace_ptx(const std::string& name, const std::string& ptx);
 void initialize_managed();  // after a reset, for libraries that were initialised before
 std::string& load_error();  // of the last module that failed
 
