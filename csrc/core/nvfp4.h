@@ -5,7 +5,10 @@
 //   L::F, L::I, L::U                          float, int32_t and uint32_t, or vectors of them
 //   L::to_float(U), below 2^24                -> F
 //   L::multiply(U a, uint32_t b, U&, U&)      the upper and the lower half of a * b
-//   L::add_square(F sum, F v)                 sum + v * v, each rounded
+//   L::min(F, F)
+//   L::mul_add(F a, F b, F c)                 a * b + c, rounded once or twice
+//   L::add_square(F sum, F v)                 sum + v * v, rounded twice
+//   L::any(v == w)                            in one lane at least
 //
 // Every quotient and product is rounded once, in the order written here, so that all lanes of all
 // machines have the same bits: without contraction, and with IEEE division.
@@ -59,7 +62,7 @@ WW_LANES Rounded<L> round_to_format(typename L::F v) {
 
 template <typename L>
 WW_LANES Rounded<L> round_to_e2m1(typename L::F v) {
-  return round_to_format<L, 1, 0>(v < 6.f ? v : typename L::F{} + 6.f);
+  return round_to_format<L, 1, 0>(L::min(v, typename L::F{} + 6.f));
 }
 
 // What a block is divided by, 0 where its codes are all 0.
@@ -75,7 +78,7 @@ WW_LANES Nvfp4Scale<L> nvfp4_scale(typename L::F amax, float top, typename L::F 
   using F = typename L::F;
   using I = typename L::I;
   const F v = amax / top / global_scale;
-  const Rounded<L> r = round_to_format<L, 3, -6>(v < 448.f ? v : F{} + 448.f);
+  const Rounded<L> r = round_to_format<L, 3, -6>(L::min(v, F{} + 448.f));
   const I nan = I{} + 0x7f;
   const I code = global_scale > 0.f ? (lanes_cast<I>(amax) < kInfinityBits ? r.code : nan) : nan;
   const F divisor = r.value * global_scale;
@@ -174,32 +177,74 @@ WW_LANES typename L::I e2m1_stochastic(typename L::F q, typename L::U word) {
   return (above ? r.code - 1 : r.code) + (up ? I{} + 1 : I{});
 }
 
-// The 16 codes, the first in the lowest bits. `counter` is the block's first element / 4, and only
-// stochastic rounding needs it.
-template <typename L, bool kStochastic>
+// The code of q >= 0 rounded to nearest, plus kCodeBase. E2M1 is concave in its codes: code =
+// min(2 q, q + 2, q / 2 + 4, 7), and adding 2^23 rounds each of these once, ties to the even code.
+constexpr uint32_t kCodeBase = 0x4b000000;  // the bits of 2^23
+template <typename L>
+WW_LANES typename L::I e2m1_nearest(typename L::F q) {
+  using F = typename L::F;
+  constexpr float kMagic = 0x1p23f;
+  const F small = L::mul_add(q, F{} + 2.f, F{} + kMagic), middle = q + (kMagic + 2.f);
+  const F large = L::mul_add(q, F{} + 0.5f, F{} + (kMagic + 4.f));
+  return lanes_cast<typename L::I>(
+      L::min(L::min(small, middle), L::min(large, F{} + (kMagic + 7.f))));
+}
+
+template <typename L>
+WW_LANES typename L::I with_sign(typename L::I code, typename L::F v) {
+  return v < 0.f ? code | 8 : code;
+}
+
+// Packs the codes of the 16 elements, the first in the lowest bits; code(k) is too large by kBase.
+template <typename L, uint32_t kBase, typename Code>
+WW_LANES void nvfp4_pack(const Code& code, typename L::F divisor, typename L::U (&words)[2]) {
+  using U = typename L::U;
+  WW_UNROLL
+  for (int w = 0; w < 2; ++w) {
+    U word = U{} - kBase * 0x11111111u;
+    WW_UNROLL
+    for (int k = 0; k < 8; ++k) word += lanes_cast<U>(code(8 * w + k)) << (4 * k);
+    words[w] = divisor > 0.f ? word : U{};
+  }
+}
+
+// To nearest. A product with the reciprocal that is 6 to 20 ulp too large has the quotient's code,
+// unless it is less than 32 ulp above one of E2M1's bounds, those floats whose lowest 21 bits are 0.
+// Then, or where a reciprocal could be subnormal, the quotients themselves are taken.
+template <typename L>
 WW_LANES void nvfp4_codes(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
-                          typename L::U counter_low, typename L::U counter_high, uint64_t seed,
                           typename L::U (&words)[2]) {
   using F = typename L::F;
   using I = typename L::I;
-  using U = typename L::U;
-  words[0] = words[1] = U{};
-  U random[4];
-  WW_UNROLL
-  for (int k = 0; k < kNvfp4Block; ++k) {
+  const F live = divisor > 0.f ? divisor : F{} + 1.f, factor = 0x1.00001p0f / live;
+  I least_gap = live < 0x1p120f ? (live > 0x1p-120f ? I{} + 1 : I{}) : I{};
+  const auto product = [&](int k) {
+    const F q = L::mul_add(magnitude<L>(v[k]), factor, F{} + 0x1.4cp-30f);  // so that 0 is no bound
+    const I gap = lanes_cast<I>(q) & 0x1fffe0;
+    least_gap = gap < least_gap ? gap : least_gap;
+    return with_sign<L>(e2m1_nearest<L>(q), v[k]);
+  };
+  nvfp4_pack<L, kCodeBase>(product, divisor, words);
+  if (!L::any(least_gap == 0)) return;
+  const auto quotient = [&](int k) {
+    return with_sign<L>(e2m1_nearest<L>(magnitude<L>(v[k]) / live), v[k]);
+  };
+  nvfp4_pack<L, kCodeBase>(quotient, divisor, words);
+}
+
+// Stochastic, with the random words of the counters from the block's first element / 4 on.
+template <typename L>
+WW_LANES void nvfp4_codes(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
+                          typename L::U low, typename L::U high, uint64_t seed,
+                          typename L::U (&words)[2]) {
+  using F = typename L::F;
+  typename L::U random[4];
+  const auto code = [&](int k) {
+    if (k % 4 == 0) philox<L>(low + uint32_t(k / 4), high, seed, random);
     const F q = magnitude<L>(v[k]) / divisor;
-    I code;
-    if constexpr (kStochastic) {
-      if (k % 4 == 0) philox<L>(counter_low + uint32_t(k / 4), counter_high, seed, random);
-      code = e2m1_stochastic<L>(q < 6.f ? q : F{} + 6.f, random[k % 4]);
-    } else {
-      code = round_to_e2m1<L>(q).code;
-    }
-    code = v[k] < 0.f ? code | 8 : code;
-    words[k / 8] |= lanes_cast<U>(code) << (k % 8 * 4);
-  }
-  words[0] = divisor > 0.f ? words[0] : U{};
-  words[1] = divisor > 0.f ? words[1] : U{};
+    return with_sign<L>(e2m1_stochastic<L>(L::min(q, F{} + 6.f), random[k % 4]), v[k]);
+  };
+  nvfp4_pack<L, 0>(code, divisor, words);
 }
 
 }  // namespace ww
