@@ -16,8 +16,11 @@
 
 #include "core/numerics.h"
 
-#if defined(__CUDACC__)
+#if defined(__CUDA_ARCH__)
 #define WW_UNROLL _Pragma("unroll")
+#define WW_COLD static inline
+#elif defined(__CUDACC__)  // nvcc's host pass knows neither pragma
+#define WW_UNROLL
 #define WW_COLD static inline
 #else
 #define WW_UNROLL _Pragma("GCC unroll 16")
