@@ -18,13 +18,10 @@
 
 #if defined(__CUDA_ARCH__)
 #define WW_UNROLL _Pragma("unroll")
-#define WW_COLD static inline
 #elif defined(__CUDACC__)  // nvcc's host pass knows neither pragma
 #define WW_UNROLL
-#define WW_COLD static inline
 #else
 #define WW_UNROLL _Pragma("GCC unroll 16")
-#define WW_COLD static __attribute__((noinline))
 #endif
 #define WW_LANES WW_HD static inline __attribute__((always_inline))
 
@@ -213,35 +210,26 @@ WW_LANES void nvfp4_pack(const Code& code, typename L::F divisor, typename L::U 
   }
 }
 
-// To nearest, by the quotients themselves. Apart on CPUs, or its registers would be those of the
-// usual case.
-template <typename L>
-WW_HD WW_COLD void nvfp4_divide(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
-                                typename L::U (&words)[2]) {
-  const auto code = [&](int k) {
-    return with_sign<L>(e2m1_nearest<L>(magnitude<L>(v[k]) / divisor), v[k]);
-  };
-  nvfp4_pack<L, kCodeBase>(code, divisor, words);
-}
-
 // To nearest. A product with the reciprocal that is 6 to 20 ulp too large has the quotient's code,
 // unless it is less than 32 ulp above one of E2M1's bounds, those floats whose lowest 21 bits are 0.
-// Then, or where a reciprocal could be subnormal, the block is divided.
+// Only then is there a division, and where a reciprocal could be subnormal.
 template <typename L>
 WW_LANES void nvfp4_codes(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
                           typename L::U (&words)[2]) {
   using F = typename L::F;
   using I = typename L::I;
-  const F live = divisor > 0.f ? divisor : F{} + 1.f, factor = 0x1.00001p0f / live;
-  I least_gap = live < 0x1p120f ? (live > 0x1p-120f ? I{} + 1 : I{}) : I{};
+  const F live = divisor > 0.f ? divisor : F{} + 1.f, reciprocal = 0x1.00001p0f / live;
+  const auto precise = (live > 0x1p-120f) & (live < 0x1p120f);
+  const F factor = precise ? reciprocal : F{};
+  const F offset = precise ? F{} + 0x1.4cp-30f : F{} + 1.f;  // 0 is not on a bound, but 1 is
   const auto code = [&](int k) {
-    const F q = L::mul_add(magnitude<L>(v[k]), factor, F{} + 0x1.4cp-30f);  // so that 0 is no bound
-    const I gap = lanes_cast<I>(q) & 0x1fffe0;
-    least_gap = gap < least_gap ? gap : least_gap;
+    const F size = magnitude<L>(v[k]);
+    F q = L::mul_add(size, factor, offset);
+    const bool is_near = L::any((lanes_cast<I>(q) & 0x1fffe0) == 0);
+    if (__builtin_expect(is_near, false)) q = size / live;
     return with_sign<L>(e2m1_nearest<L>(q), v[k]);
   };
   nvfp4_pack<L, kCodeBase>(code, divisor, words);
-  if (L::any(least_gap == 0)) nvfp4_divide<L>(v, divisor, words);
 }
 
 // Stochastic, with the random words of the counters from the block's first element / 4 on.
