@@ -9,6 +9,7 @@
 //   L::mul_add(F a, F b, F c)                 a * b + c, rounded once or twice
 //   L::add_square(F sum, F v)                 sum + v * v, rounded twice
 //   L::any(v == w)                            in one lane at least
+//   L::quotient(F v, F divisor, F reciprocal) v / divisor, as for divisors from 2^-100 to 2^100
 //
 // Every quotient and product is rounded once, in the order written here, so that all lanes of all
 // machines have the same bits: without contraction, and with IEEE division.
@@ -18,10 +19,13 @@
 
 #if defined(__CUDA_ARCH__)
 #define WW_UNROLL _Pragma("unroll")
+#define WW_COLD static inline
 #elif defined(__CUDACC__)  // nvcc's host pass knows neither pragma
 #define WW_UNROLL
+#define WW_COLD static inline
 #else
 #define WW_UNROLL _Pragma("GCC unroll 16")
+#define WW_COLD static __attribute__((noinline))
 #endif
 #define WW_LANES WW_HD static inline __attribute__((always_inline))
 
@@ -41,6 +45,16 @@ WW_LANES To lanes_cast(From v) {
 template <typename L>
 WW_LANES typename L::F magnitude(typename L::F v) {
   return lanes_cast<typename L::F>(lanes_cast<typename L::I>(v) & 0x7fffffff);
+}
+
+// v / divisor for L::quotient() where products are fused, from the correctly rounded reciprocal: the
+// first step leaves an error below an ulp, and the second rounds as a division would (Markstein, IBM
+// J. Res. Dev. 34, 1990).
+template <typename F, typename Fma>
+WW_LANES F fused_quotient(F v, F divisor, F reciprocal, const Fma& fma) {
+  F q = v * reciprocal;
+  q = fma(fma(-q, divisor, v), reciprocal, q);
+  return fma(fma(-q, divisor, v), reciprocal, q);
 }
 
 // A magnitude rounded to a format with kMantissa bits, subnormal below 2^kMinExponent, and its
@@ -210,24 +224,29 @@ WW_LANES void nvfp4_pack(const Code& code, typename L::F divisor, typename L::U 
   }
 }
 
-// To nearest. A product with the reciprocal that is 6 to 20 ulp too large has the quotient's code,
-// unless it is less than 32 ulp above one of E2M1's bounds, those floats whose lowest 21 bits are 0.
-// Only then is there a division, and where a reciprocal could be subnormal.
+// To nearest, for divisors of any size. Apart on CPUs, or its registers would be those of the usual
+// case.
+template <typename L>
+WW_HD WW_COLD void nvfp4_divide(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
+                                typename L::U (&words)[2]) {
+  const auto code = [&](int k) {
+    return with_sign<L>(e2m1_nearest<L>(magnitude<L>(v[k]) / divisor), v[k]);
+  };
+  nvfp4_pack<L, kCodeBase>(code, divisor, words);
+}
+
+// To nearest. L::quotient() is as good as a division while its products are no subnormals.
 template <typename L>
 WW_LANES void nvfp4_codes(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
                           typename L::U (&words)[2]) {
   using F = typename L::F;
-  using I = typename L::I;
-  const F live = divisor > 0.f ? divisor : F{} + 1.f, reciprocal = 0x1.00001p0f / live;
-  const auto precise = (live > 0x1p-120f) & (live < 0x1p120f);
-  const F factor = precise ? reciprocal : F{};
-  const F offset = precise ? F{} + 0x1.4cp-30f : F{} + 1.f;  // 0 is not on a bound, but 1 is
+  const F live = divisor > 0.f ? divisor : F{} + 1.f, reciprocal = 1.f / live;
+  if (L::any(live < 0x1p-100f) || L::any(live > 0x1p100f)) {
+    nvfp4_divide<L>(v, divisor, words);
+    return;
+  }
   const auto code = [&](int k) {
-    const F size = magnitude<L>(v[k]);
-    F q = L::mul_add(size, factor, offset);
-    const bool is_near = L::any((lanes_cast<I>(q) & 0x1fffe0) == 0);
-    if (__builtin_expect(is_near, false)) q = size / live;
-    return with_sign<L>(e2m1_nearest<L>(q), v[k]);
+    return with_sign<L>(e2m1_nearest<L>(L::quotient(magnitude<L>(v[k]), live, reciprocal)), v[k]);
   };
   nvfp4_pack<L, kCodeBase>(code, divisor, words);
 }
