@@ -98,6 +98,7 @@ GRIDS = {
     "latent_moe": (BF16,),
     "moe_mlp": (BF16, F32),
     "moe_route": ((BF16, BF16), (F32, F32), (BF16, F32)),
+    "nvfp4_quantize": (BF16, F32, torch.float16),
     "rms_norm": (BF16, F32, torch.float16),
     "ssd_scan": (BF16, F32),
     "ssm_step": (BF16, F32, torch.float16),
@@ -283,6 +284,13 @@ def combine(T: int, K: int, top_k: int) -> Slice:
     return Slice(call, T * K, T * top_k * K * 4 + x.nbytes + choices, kernel="combine")
 
 
+def quantize(rows: int, K: int, **mode: Any) -> Slice:
+    """x twice, and codes and block scales."""
+    x = torch.randn(rows, K).to(BF16)
+    call = lambda: ops.nvfp4_quantize(x, **mode)  # noqa: E731
+    return Slice(call, x.numel(), 2 * x.nbytes + x.numel() / 2 + x.numel() / 16)
+
+
 def scan(T: int, H: int, P: int, N: int, batch: int = 1, on_hopper: bool = False) -> Slice:
     """Chunks of 64: C·Bᵀ and its product with X in blocks of 16 up to the diagonal, or on Hopper
     all; C times the state but for the first chunk, or for all; the state's own step."""
@@ -324,6 +332,9 @@ SLICES: dict[str, Callable[[], Slice]] = {  # on the A100, or as the name says
     "moe_mlp, 64 tokens": lambda: experts(64, 1024, 512),
     "moe_mlp, combine, 2 experts": lambda: combine(32, 2688, 2),
     "moe_mlp, combine, 6 experts": lambda: combine(32, 2688, 6),
+    "nvfp4_quantize": lambda: quantize(64, 4096),
+    "nvfp4_quantize, tiles": lambda: quantize(64, 4096, block="2d"),
+    "nvfp4_quantize, stochastic": lambda: quantize(64, 4096, rounding="stochastic"),
     "ssd_scan, P64 N64": lambda: scan(256, 8, 64, 64),
     "ssd_scan, P80 N64": lambda: scan(256, 8, 80, 64),
     "ssd_scan, P64 N128": lambda: scan(256, 8, 64, 128),

@@ -12,6 +12,7 @@ from .grouped_gemm import grouped_gemm
 from .latent_moe import latent_moe
 from .moe_mlp import moe_mlp
 from .moe_route import moe_route
+from .nvfp4_quantize import nvfp4_quantize
 from .rms_norm import rms_norm
 from .ssd_scan import ssd_scan
 from .ssd_scan_quadratic import ssd_scan_quadratic
@@ -24,6 +25,7 @@ __all__ = [
     "latent_moe",
     "moe_mlp",
     "moe_route",
+    "nvfp4_quantize",
     "rms_norm",
     "ssd_scan",
     "ssd_scan_quadratic",
