@@ -153,9 +153,10 @@ inline void dots(const DenseRows<T>& weight, const Token& token, int64_t k, floa
 
 // --- Dots of coded rows ---
 
-// Codes are decoded where they are in their vector, with one shift for all lanes, which gives them in
-// an order of their own. So tokens are put into that order and widened to fp32, once a call. Sums of
-// bf16 pairs would need half the instructions, of four times the cost (on Sapphire Rapids).
+// Codes are decoded where they are in their vector, with one shift for all lanes, which gives them
+// in an order of their own. So tokens are put into that order and widened to fp32, once a call. Dot
+// products of bf16 pairs would be half as many instructions, of four times the cost (measured on
+// Sapphire Rapids).
 
 template <typename Rows>
 constexpr int64_t kCodes = 8 * WW_VECTOR_BYTES / Rows::kBits;  // in a vector
@@ -211,16 +212,15 @@ WW_INLINE void add_products(const Nvfp4Rows&, const Word& word, const float* con
   for (int m = 0; m < M; ++m) total[m][0] = mul_add(part[m], scale, total[m][0]);
 }
 
-constexpr int64_t kRun = 4096;  // codes whose scales are decoded ahead of them: 1 KiB
-constexpr int64_t kAhead =
-    4096;                       // bytes from a code to what is prefetched, some 300 ns of decoding
+constexpr int64_t kRun = 4096;    // codes whose scales are decoded ahead of them: 1 KiB
+constexpr int64_t kAhead = 4096;  // bytes from a code to what is prefetched: 300 ns of decoding
 
 inline void decode_scales(const uint8_t* scales, int64_t n, float* out) {
   for (int64_t i = 0; i < n; i += kLanes)
     store(out + i, e4m3(load_first<Bytes>(scales + i, n - i < kLanes ? n - i : kLanes)));
 }
 
-// c[m] = the first row · token(m), M of them. Row after row is one stream through memory, which the
+// The same for coded rows, N = 1, and arranged tokens. Row after row is one stream through memory, which the
 // core fetches ahead; several rows at once would be streams too close to each other for that.
 template <int N, int M, typename Rows, typename Token>
 inline void dots(const Rows& weight, const Token& token, int64_t k, float* c, int64_t) {
