@@ -4,6 +4,7 @@
 On disk the tensors are under `backbone.` (released files) or `model.` (transformers 5), in
 multimodal files nested in `language_model.` or `model.language_model.`, and the experts of a layer
 are one matrix each or one stacked tensor. In the model they have no prefix and are stacked.
+Quantised matrices have the parts that `Matrices` names; each keeps the precision it is stored in.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +26,30 @@ import torch
 from torch import Tensor, nn
 
 from . import tensorfile
+from ..quantized import BLOCK, FP8Tensor, NVFP4Tensor
 from .config import Config, read_json
-from .tensorfile import Entry
+from .quantization import (
+    QUANT_CONFIG, Metadata, check_layer, missing_layers, quant_configs, read_metadata,
+)
+from .tensorfile import Entry, Maps
+from .weights import SCALES, Matrices, scale_name
 
 if TYPE_CHECKING:
     from .model import Model
 
 INDEX = "model.safetensors.index.json"
-_EXPERT = re.compile(r"(layers\.\d+\.mixer\.experts\.(?:up|down)_proj)")
-_STORED_EXPERT = re.compile(r"(layers\.\d+\.mixer\.experts)\.(\d+)\.(up_proj|down_proj)\.weight")
+_EXPERT = re.compile(r"(layers\.\d+\.mixer\.experts)\.(up_proj|down_proj)(?:_(\w+))?")
+_STORED_EXPERT = re.compile(r"(layers\.\d+\.mixer\.experts)\.(\d+)\.(up_proj|down_proj)\.(\w+)")
+_KV_SCALE = re.compile(r"(layers\.\d+\.mixer)\.([kv])_scale")
+_RECIPROCAL = "_global_scale"  # the end of names whose values multiply before encoding
+_FORMATS = {torch.uint8: "nvfp4", torch.float8_e4m3fn: "fp8"}
+# compressed-tensors' names of the parts of a quantised matrix, and ModelOpt's
+_PARTS = {
+    "weight_packed": "weight",
+    "weight_global_scale": "weight_scale_2",
+    "input_global_scale": "input_scale",
+}
+_SMALL = 4096  # bytes: what is smaller is read rather than mapped
 _NESTED = re.compile(r"^(model\.)?language_model\.")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -64,41 +81,38 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    mmap: bool | None = None,
     **options: Any,
 ) -> Model:
     """Build the model on the meta device, check every name and shape, then read tensor by tensor.
 
-    Memory peaks at the weights plus a few MB. dtype None is bf16 if the embeddings are stored in
-    16 bits, else fp32. Raises CheckpointError before anything is allocated, and ValueError for the
+    Memory peaks at the weights plus a few MB. With `mmap`, on the CPU, tensors that are stored as
+    they are used stay in the files, and the page cache is their only memory; None maps quantised
+    checkpoints, whose experts lie at equal distances and need no copy to be stacked. dtype None is
+    bf16 if the embeddings or norms are stored in 16 bits, else fp32. Raises CheckpointError before
+    anything is allocated (for scales that are no numbers after reading), and ValueError for the
     configuration. Tensors of other networks (mtp.*) go to `model.unused_tensors`, with a warning.
     """
     path = Path(path)
     config = Config.from_pretrained(path)
-    if config.quantization_config is not None or (path / "hf_quant_config.json").exists():
-        raise CheckpointError(path, ["quantised checkpoints are not supported yet"])
+    metadata = read_metadata(path, config)
     stored = read_directory(path)
     if dtype is None:
-        root = stored.pieces.get("embeddings.weight", {}).get(None)
-        narrow = root is not None and root.dtype.itemsize == 2
+        roots = [stored.pieces.get(f"{name}.weight", {}) for name in ("embeddings", "norm_f")]
+        floats = [e.dtype for r in roots if (e := r.get(None)) and e.dtype in _FLOATS]
+        narrow = bool(floats) and floats[0].itemsize == 2
         dtype = torch.bfloat16 if narrow else torch.float32
     model = model_type(config, dtype=dtype, device="meta", **options)
-    if problems := compare(model, stored):
+    problems = hold_quantized(model, stored, metadata)
+    if problems := problems + compare(model, stored):
         raise CheckpointError(path, problems)
+    if model.kv_cache_dtype is None and any(m.kv_cache == "FP8" for m in metadata):
+        model.kv_cache_dtype = "fp8"
 
-    total = sum(entry.nbytes for parts in stored.pieces.values() for entry in parts.values())
-    done, modules = 0, dict(model.named_modules())
-    for name, parts in stored.pieces.items():
-        owner, _, leaf = name.rpartition(".")
-        meta = getattr(modules[owner], leaf)
-        value = torch.empty(meta.shape, dtype=meta.dtype, device=device)
-        for expert, entry in parts.items():
-            tensorfile.read(entry, value if expert is None else value[expert])
-            done += entry.nbytes
-            if progress:
-                progress(done, total)
-        setattr(
-            modules[owner], leaf, nn.Parameter(value) if isinstance(meta, nn.Parameter) else value
-        )
+    mapped = (bool(metadata) if mmap is None else mmap) and torch.device(device).type == "cpu"
+    _read_tensors(model, stored, device, Maps() if mapped else None, progress)
+    if problems := bad_scales(model, stored):
+        raise CheckpointError(path, problems)
     model.tie_weights()
     model.unused_tensors = stored.unused
     model.eval()
@@ -107,6 +121,162 @@ def load(
         listed = ", ".join(f"{count} under {kind}." for kind, count in kinds.items())
         warnings.warn(f"tensors of {path} that this model does not run: {listed}", stacklevel=2)
     return model
+
+
+def _read_tensors(
+    model: Model,
+    stored: Stored,
+    device: torch.device | str,
+    maps: Maps | None,
+    progress: Progress | None,
+) -> None:
+    """Give every meta tensor of the model its values, or a view of them."""
+    total = sum(entry.nbytes for parts in stored.pieces.values() for entry in parts.values())
+    done, modules = 0, dict(model.named_modules())
+    orders: dict[str, list[int]] = {}
+    for name, parts in sorted(stored.pieces.items()):
+        owner, _, leaf = name.rpartition(".")
+        meta = getattr(modules[owner], leaf)
+        entries = list(parts.values())
+        if None not in parts:
+            if owner not in orders:
+                orders[owner] = _expert_order(modules[owner], owner, stored, maps, device)
+            entries = [parts[expert] for expert in orders[owner]]
+        value = None
+        if maps and entries[0].dtype == meta.dtype and entries[0].nbytes >= _SMALL:
+            value = maps.view(entries, stacked=None not in parts)
+        if value is None:
+            value = torch.empty(meta.shape, dtype=meta.dtype, device=device)
+            for slot, entry in enumerate(entries):
+                tensorfile.read(entry, value if None in parts else value[slot])
+        if entries[0].name.endswith(_RECIPROCAL):
+            value.reciprocal_()
+        setattr(
+            modules[owner], leaf, nn.Parameter(value) if isinstance(meta, nn.Parameter) else value
+        )
+        done += sum(entry.nbytes for entry in entries)
+        if progress:
+            progress(done, total)
+
+
+def _expert_order(
+    experts: nn.Module, name: str, stored: Stored, maps: Maps | None, device: torch.device | str
+) -> list[int]:
+    """The experts in the order they are stacked in: 0, 1, 2, .., or the file's own if that makes
+    them views of it; the module then knows where each is."""
+    found: list[list[int]] = []
+    for leaf in ("up_proj", "down_proj"):
+        parts = {e: entry for e, entry in stored.pieces[f"{name}.{leaf}"].items() if e is not None}
+        order = sorted(parts, key=lambda e: parts[e].start)
+        numbers = sorted(parts)
+        if not maps or parts[order[0]].dtype != getattr(experts, leaf).dtype:
+            return numbers
+        if maps.view([parts[e] for e in order], stacked=True) is None:
+            return numbers
+        found.append(order)
+    if found[0] != found[1] or found[0] == numbers:
+        return numbers
+    place = torch.empty(len(numbers), dtype=torch.int32, device=device)
+    place[torch.tensor(found[0])] = torch.arange(len(numbers), dtype=torch.int32)
+    experts.place = place
+    return found[0]
+
+
+def hold_quantized(model: Model, stored: Stored, metadata: list[Metadata]) -> list[str]:
+    """Make the matrices of a meta model that are stored quantised so, with the scales they need.
+    Returns what contradicts the metadata."""
+    problems, layers = [], set()
+    tied = model.tied_names()
+    for path, module in model.named_modules():
+        for leaf in module.matrices if isinstance(module, Matrices) else ():
+            name = f"{path}.{leaf}"
+            parts = stored.pieces.get(name, {})
+            if name in tied or not parts:
+                continue
+            inputs = "none"
+            for expert, entry in parts.items():
+                layer = layer_name(name, expert)
+                layers.add(layer)
+                form = _FORMATS.get(entry.dtype)
+                inputs, found = check_layer(metadata, layer, where(entry), form)
+                problems += found
+            formats = {_FORMATS.get(entry.dtype) for entry in parts.values()}
+            if len(formats) > 1:
+                odd = Counter(entry.dtype for entry in parts.values()).most_common()[-1][0]
+                first = next(entry for entry in parts.values() if entry.dtype == odd)
+                problems.append(f"{where(first)} is {odd}, other experts of the layer are not")
+            elif formats != {None}:
+                inputs = "none" if path == "embeddings" else inputs
+                problems += _hold(module, name, inputs, stored)
+        if f"{path}.k_scale" in stored.pieces or f"{path}.v_scale" in stored.pieces:
+            for leaf in ("k_scale", "v_scale"):
+                if f"{path}.{leaf}" in stored.pieces and path.endswith(f"{leaf[0]}_proj"):
+                    module.register_buffer(leaf, torch.empty((), device="meta"))
+    return problems + list(missing_layers(metadata, layers))
+
+
+def _hold(module: Matrices, name: str, inputs: str, stored: Stored) -> list[str]:
+    leaf = name.rpartition(".")[2]
+    parts = stored.pieces[name]
+    *batch, N, K = getattr(module, leaf).shape
+
+    def scale(part: str) -> Tensor:
+        """Of the shape that is stored: one for all, one for each matrix or one for each row."""
+        pieces = stored.pieces.get(name.removesuffix(leaf) + scale_name(leaf, part), {})
+        size = max((prod(entry.shape) for entry in pieces.values()), default=1)
+        size *= len(pieces) if None not in pieces else 1
+        count = prod(batch)
+        rows = size == count * N and part == "weight_scale"
+        shape = (*batch, N) if rows else batch if size == count or None not in parts else ()
+        return torch.empty(shape, device="meta")
+
+    given: Tensor | str | None = None
+    if inputs == "token":
+        given = inputs
+    elif inputs == "static" or name.removesuffix(leaf) + scale_name(leaf, SCALES[2]) in stored.pieces:
+        given = scale("input_scale")
+    if _FORMATS[next(iter(parts.values())).dtype] == "fp8":
+        data = torch.empty(*batch, N, K, dtype=torch.float8_e4m3fn, device="meta")
+        module.hold(leaf, FP8Tensor(data, scale("weight_scale")), given)
+    elif K % BLOCK:
+        return [f"{where(next(iter(parts.values())))} is nvfp4, its rows of {K} are no multiple of 16"]
+    else:
+        codes = torch.empty(*batch, N, K // 2, dtype=torch.uint8, device="meta")
+        scales = torch.empty(*batch, N, K // BLOCK, dtype=torch.float8_e4m3fn, device="meta")
+        module.hold(leaf, NVFP4Tensor(codes, scales, scale("weight_scale_2")), given)
+    return []
+
+
+def bad_scales(model: Model, stored: Stored) -> list[str]:
+    """Scales that are no positive numbers, by tensor and file. A matrix of zeros may have 0."""
+    problems = []
+    for name, t in model.state_dict().items():
+        if not name.endswith(("_scale", "_scale_2")) or name not in stored.pieces:
+            continue
+        if t.dtype == torch.float8_e4m3fn:
+            bits = t.view(torch.uint8)  # NaN is 127; sign bits make it larger
+            bad = bits >= 127 if t.numel() and int(bits.max()) >= 127 else None
+        else:
+            bad = ~(t >= 0) | t.isinf() | ((t == 0) & name.endswith("input_scale"))
+        if bad is not None and bad.any():
+            parts = stored.pieces[name]
+            at = bad.nonzero()[0].tolist()
+            entry = parts[None] if None in parts else parts[sorted(parts)[at[0]]]
+            index = at if None in parts else at[1:]
+            problems.append(f"{where(entry)} is {float(t[tuple(at)].float())} at {index}")
+    return problems
+
+
+def where(entry: Entry) -> str:
+    return f"{entry.name} in {entry.path.name}"
+
+
+def layer_name(name: str, expert: int | None = None) -> str:
+    """The layer of a matrix: "layers.1.mixer.experts.3.up_proj", "lm_head"."""
+    if expert is not None:
+        stem, _, leaf = name.rpartition(".")
+        return f"{stem}.{expert}.{leaf}"
+    return name.removesuffix(".weight")
 
 
 def read_directory(path: Path) -> Stored:
@@ -151,9 +321,7 @@ def read_directory(path: Path) -> Stored:
                 stored.unused.append(full_name)
                 continue
             name = name.removeprefix("backbone.").removeprefix("model.")
-            expert = None
-            if match := _STORED_EXPERT.fullmatch(name):
-                name, expert = f"{match[1]}.{match[3]}", int(match[2])
+            name, expert = model_name(name)
             parts = stored.pieces.setdefault(name, {})
             if expert in parts or (parts and (expert is None or None in parts)):
                 problems.append(
@@ -165,6 +333,17 @@ def read_directory(path: Path) -> Stored:
     return stored
 
 
+def model_name(name: str) -> tuple[str, int | None]:
+    """The model's name of a stored tensor without prefix, and its expert."""
+    name = _KV_SCALE.sub(r"\1.\2_proj.\2_scale", name)
+    stem, dot, leaf = name.rpartition(".")
+    name = stem + dot + _PARTS.get(leaf, leaf)
+    if match := _STORED_EXPERT.fullmatch(name):
+        leaf = match[3] if match[4] == "weight" else scale_name(match[3], match[4])
+        return f"{match[1]}.{leaf}", int(match[2])
+    return name, None
+
+
 def compare(model: Model, stored: Stored) -> list[str]:
     """Every difference between the tensors a model needs and those stored, by stored name."""
     problems = []
@@ -172,45 +351,76 @@ def compare(model: Model, stored: Stored) -> list[str]:
     for name, t in needed.items():
         parts = stored.pieces.get(name, {})
         want: dict[int | None, tuple[int, ...]] = {None: tuple(t.shape)}
-        if _EXPERT.fullmatch(name) and None not in parts:
+        if _EXPERT.fullmatch(name) and None not in parts and t.dim():
             want = {expert: tuple(t.shape[1:]) for expert in range(t.shape[0])}
         for expert, shape in want.items():
             if expert not in parts:
                 problems.append(f"missing {disk_name(name, expert)} {list(shape)}")
-            elif parts[expert].shape != shape:
+                continue
+            entry, scale = parts[expert], t.dtype == torch.float32 and "_scale" in name
+            flat = tuple(n for n in entry.shape if n != 1) if scale else entry.shape
+            if flat != (tuple(n for n in shape if n != 1) if scale else shape):
                 problems.append(
-                    f"{disk_name(name, expert)} has shape {list(parts[expert].shape)}, the config "
-                    f"asks for {list(shape)}"
+                    f"{disk_name(name, expert)} has shape {list(entry.shape)}, the config asks for "
+                    f"{list(shape)} ({entry.path.name})"
                 )
+            if entry.dtype != t.dtype and not {entry.dtype, t.dtype} <= set(_FLOATS):
+                problems.append(f"{where(entry)} is {entry.dtype}, not {t.dtype}")
         problems += [f"unexpected {disk_name(name, expert)}" for expert in parts.keys() - want]
     for name, parts in stored.pieces.items():
         for expert, entry in parts.items():
             if name not in needed:
-                problems.append(f"unexpected {disk_name(name, expert)} {list(entry.shape)}")
-            elif entry.dtype not in _FLOATS:
                 problems.append(
-                    f"{disk_name(name, expert)} is {entry.dtype}: quantised checkpoints are not "
-                    "supported yet"
+                    f"unexpected {disk_name(name, expert)} {list(entry.shape)} ({entry.path.name})"
                 )
     return problems
 
 
 def disk_name(name: str, expert: int | None = None) -> str:
     """The released name of a tensor of the model."""
-    if expert is not None:
-        stem, _, leaf = name.rpartition(".")
-        name = f"{stem}.{expert}.{leaf}.weight"
+    if expert is not None and (match := _EXPERT.fullmatch(name)):
+        name = f"{match[1]}.{expert}.{match[2]}.{match[3] or 'weight'}"
     return name if name.startswith("lm_head.") else f"backbone.{name}"
 
 
-def released_tensors(model: Model) -> Iterator[tuple[str, Tensor]]:
-    """(released name, tensor) in file order, experts one by one; views, nothing is copied."""
+def released_tensors(model: Model) -> Iterator[tuple[str, str, Tensor]]:
+    """(released name, name in the model, tensor) in file order, experts one by one; views, nothing
+    is copied."""
     tied = model.tied_names()
-    for name, t in model.state_dict().items():
-        if _EXPERT.fullmatch(name):
-            yield from ((disk_name(name, e), t[e]) for e in range(t.shape[0]))
-        elif name not in tied:
-            yield disk_name(name), t
+    tensors = model.state_dict()
+    for name, t in tensors.items():
+        if match := _EXPERT.fullmatch(name):
+            place = tensors.get(f"{match[1]}.place")
+            for e in range(tensors[f"{match[1]}.{match[2]}"].shape[0]):
+                slot = e if place is None else int(place[e])
+                yield disk_name(name, e), name, t[slot] if t.dim() else t
+        elif name not in tied and not name.endswith(".experts.place"):
+            yield disk_name(name), name, t
+
+
+def quantized_layers(model: Model) -> tuple[dict[str, str], list[str]]:
+    """ModelOpt's algorithm of every quantised layer by released name, and the other layers."""
+    algorithms, rest = {}, []
+    for path, module in model.named_modules():
+        for leaf in module.matrices if isinstance(module, Matrices) else ():
+            experts: Sequence[int | None] = [None]
+            if _EXPERT.fullmatch(f"{path}.{leaf}"):
+                experts = range(getattr(module, leaf).shape[0])
+            names = [layer_name(f"{path}.{leaf}", e) for e in experts]
+            names = [name if name == "lm_head" else f"backbone.{name}" for name in names]
+            if leaf not in module.quantized():
+                rest += names
+                continue
+            matrix, inputs = module.matrix(leaf, torch.float32), module.inputs(leaf)
+            if isinstance(matrix, NVFP4Tensor):
+                algorithm = "W4A16_NVFP4" if inputs is None else "NVFP4"
+            elif inputs is None:
+                raise ValueError(f"{path}.{leaf} is FP8 without a scale of its inputs, for which "
+                                 "ModelOpt has no algorithm")  # fmt: skip
+            else:
+                algorithm = "FP8" if isinstance(inputs, Tensor) else "FP8_PER_CHANNEL_PER_TOKEN"
+            algorithms |= dict.fromkeys(names, algorithm)
+    return algorithms, rest
 
 
 def save(
@@ -223,8 +433,8 @@ def save(
     """Write config.json and the tensors in the released layout, sharded with an index if larger
     than max_shard_bytes.
 
-    dtype casts the weights (A_log, D, dt_bias and the correction biases stay fp32). Everything is
-    written beside `path` first. A new directory appears whole or not at all; in an existing one
+    dtype casts the weights (A_log, D, dt_bias, the correction biases and what is quantised stay as
+    they are). Everything is written beside `path` first. A new directory appears whole or not at all; in an existing one
     every file is replaced atomically and weight files of an earlier checkpoint are removed.
     """
     if max_shard_bytes < 1:
@@ -235,10 +445,10 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     shards: list[list[tuple[str, Tensor, torch.dtype]]] = [[]]
     size = total = 0
-    fp32 = model.fp32_names()
-    for name, t in released_tensors(model):
+    fixed = model.fixed_names()
+    for name, own_name, t in released_tensors(model):
         stored_dtype = t.dtype
-        if dtype is not None and name.removeprefix("backbone.") not in fp32:
+        if dtype is not None and own_name not in fixed:
             stored_dtype = dtype
         nbytes = t.numel() * stored_dtype.itemsize
         if shards[-1] and size + nbytes > max_shard_bytes:
@@ -260,7 +470,14 @@ def save(
                 staging / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map}
             )
         stored_as = str(dtype or model.dtype).removeprefix("torch.")
-        _write_json(staging / "config.json", model.config.to_dict() | {"torch_dtype": stored_as})
+        values = model.config.to_dict() | {"torch_dtype": stored_as}
+        values.pop("quantization_config", None)
+        algorithms, rest = quantized_layers(model)
+        if algorithms:
+            theirs, ours = quant_configs(algorithms, rest, model.kv_cache_dtype == "fp8")
+            _write_json(staging / QUANT_CONFIG, theirs)
+            values["quantization_config"] = ours
+        _write_json(staging / "config.json", values)
         _publish(staging, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -272,7 +489,7 @@ def _publish(staging: Path, path: Path) -> None:
         os.replace(staging, path)
         return
     written = sorted(file.name for file in staging.iterdir())
-    stale = {file.name for file in path.glob("model*.safetensors")} | {INDEX}
+    stale = {file.name for file in path.glob("model*.safetensors")} | {INDEX, QUANT_CONFIG}
     for name in written:
         os.replace(staging / name, path / name)
     for name in stale - set(written):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import FileIO
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ _PIECE = 1 << 21  # elements converted at a time
 class Entry:
     """One tensor of a file: where its bytes are, and what they mean."""
 
+    name: str
     path: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -79,7 +82,40 @@ def _entry(path: Path, base: int, name: str, info: dict[str, Any]) -> Entry:
         raise ValueError(f"{path.name} has a damaged entry for {name}: {info}") from None
     if begin < 0 or end - begin != nbytes:
         raise ValueError(f"{path.name} has a damaged entry for {name}: {info}")
-    return Entry(path, dtype, shape, base + begin, nbytes)
+    return Entry(name, path, dtype, shape, base + begin, nbytes)
+
+
+class Maps:
+    """Tensors that are views of files: the page cache holds their only copy, shared by all that
+    map the file, and pages are read when they are first used. Writing to one is private."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, mmap.mmap] = {}
+
+    def view(self, entries: Sequence[Entry], stacked: bool) -> Tensor | None:
+        """One tensor, or several of one dtype and shape `stacked` in front. None if they are not
+        at equal distances in one file, or not aligned to their elements."""
+        first = entries[0]
+        distances = {b.start - a.start for a, b in pairwise(entries)} or {first.nbytes}
+        step, size = min(distances), first.dtype.itemsize
+        alike = {(e.path, e.dtype, e.shape) for e in entries}
+        if len(distances) > 1 or len(alike) > 1 or not first.nbytes or step < first.nbytes:
+            return None
+        if first.start % size or step % size:
+            return None
+        span = entries[-1].start - first.start + first.nbytes
+        data = torch.frombuffer(
+            self._map(first.path), dtype=torch.uint8, count=span, offset=first.start
+        ).view(first.dtype)
+        shape = (len(entries), *first.shape) if stacked else first.shape
+        strides = [prod(first.shape[d + 1 :]) for d in range(len(first.shape))]
+        return data.as_strided(shape, [step // size, *strides] if stacked else strides)
+
+    def _map(self, path: Path) -> mmap.mmap:
+        if path not in self._files:
+            with path.open("rb") as file:
+                self._files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._files[path]
 
 
 def read(entry: Entry, out: Tensor) -> None:
