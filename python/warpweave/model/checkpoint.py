@@ -110,8 +110,7 @@ def load(
         model.kv_cache_dtype = "fp8"
 
     mapped = (bool(metadata) if mmap is None else mmap) and torch.device(device).type == "cpu"
-    _read_tensors(model, stored, device, Maps() if mapped else None, progress)
-    if problems := bad_scales(model, stored):
+    if problems := _read_tensors(model, stored, device, Maps() if mapped else None, progress):
         raise CheckpointError(path, problems)
     model.tie_weights()
     model.unused_tensors = stored.unused
@@ -129,10 +128,12 @@ def _read_tensors(
     device: torch.device | str,
     maps: Maps | None,
     progress: Progress | None,
-) -> None:
-    """Give every meta tensor of the model its values, or a view of them."""
+) -> list[str]:
+    """Give every meta tensor of the model its values, or a view of them. Returns what is wrong with
+    the scales."""
     total = sum(entry.nbytes for parts in stored.pieces.values() for entry in parts.values())
     done, modules = 0, dict(model.named_modules())
+    problems: list[str] = []
     orders: dict[str, list[int]] = {}
     for name, parts in sorted(stored.pieces.items()):
         owner, _, leaf = name.rpartition(".")
@@ -151,12 +152,15 @@ def _read_tensors(
                 tensorfile.read(entry, value if None in parts else value[slot])
         if entries[0].name.endswith(_RECIPROCAL):
             value.reciprocal_()
+        if name.endswith(("_scale", "_scale_2")):
+            problems += bad_scale(value, entries)
         setattr(
             modules[owner], leaf, nn.Parameter(value) if isinstance(meta, nn.Parameter) else value
         )
         done += sum(entry.nbytes for entry in entries)
         if progress:
             progress(done, total)
+    return problems
 
 
 def _expert_order(
@@ -195,11 +199,18 @@ def hold_quantized(model: Model, stored: Stored, metadata: list[Metadata]) -> li
                 continue
             inputs = "none"
             for expert, entry in parts.items():
-                layer = layer_name(name, expert)
-                layers.add(layer)
-                form = _FORMATS.get(entry.dtype)
-                inputs, found = check_layer(metadata, layer, where(entry), form)
-                problems += found
+                names = [layer_name(name, expert)]
+                layers.update(names)
+                if expert is None and _EXPERT.fullmatch(name):
+                    # Rules may be for each expert although they are stored as one tensor.
+                    each = [layer_name(name, e) for e in range(getattr(module, leaf).shape[0])]
+                    layers.update(each)
+                    if not any(source.scheme(names[0]) for source in metadata):
+                        names = each
+                for layer in names:
+                    form = _FORMATS.get(entry.dtype)
+                    inputs, found = check_layer(metadata, layer, where(entry), form)
+                    problems += found
             formats = {_FORMATS.get(entry.dtype) for entry in parts.values()}
             if len(formats) > 1:
                 odd = Counter(entry.dtype for entry in parts.values()).most_common()[-1][0]
@@ -247,24 +258,24 @@ def _hold(module: Matrices, name: str, inputs: str, stored: Stored) -> list[str]
     return []
 
 
-def bad_scales(model: Model, stored: Stored) -> list[str]:
-    """Scales that are no positive numbers, by tensor and file. A matrix of zeros may have 0."""
-    problems = []
-    for name, t in model.state_dict().items():
-        if not name.endswith(("_scale", "_scale_2")) or name not in stored.pieces:
-            continue
-        if t.dtype == torch.float8_e4m3fn:
-            bits = t.view(torch.uint8)  # NaN is 127; sign bits make it larger
-            bad = bits >= 127 if t.numel() and int(bits.max()) >= 127 else None
-        else:
-            bad = ~(t >= 0) | t.isinf() | ((t == 0) & name.endswith("input_scale"))
-        if bad is not None and bad.any():
-            parts = stored.pieces[name]
-            at = bad.nonzero()[0].tolist()
-            entry = parts[None] if None in parts else parts[sorted(parts)[at[0]]]
-            index = at if None in parts else at[1:]
-            problems.append(f"{where(entry)} is {float(t[tuple(at)].float())} at {index}")
-    return problems
+def bad_scale(scales: Tensor, entries: Sequence[Entry]) -> list[str]:
+    """The first scale that is no positive number, of a tensor read from one entry or from several
+    stacked. Only the scale of a matrix of zeros may be 0."""
+    if scales.dtype == torch.float8_e4m3fn:
+        bits = scales.view(torch.uint8)  # NaN is 127, and the sign makes it larger
+        if not bits.numel() or int(bits.max()) < 127:
+            return []
+        bad = bits >= 127
+    else:
+        bad = ~(scales >= 0) | scales.isinf()
+        if any("input" in entry.name for entry in entries):
+            bad |= scales == 0
+    if not bad.any():
+        return []
+    at = bad.nonzero()[0].tolist()
+    value = float(scales[tuple(at)].float())
+    entry, at = (entries[at[0]], at[1:]) if len(entries) > 1 else (entries[0], at)
+    return [f"{where(entry)} is {value}" + (f" at {at}" if at else "")]
 
 
 def where(entry: Entry) -> str:
