@@ -149,7 +149,9 @@ def test_one_metadata_file_is_enough(tmp_path, which):
     dense, tensors = dense_and_tensors(config)
     stored, decoded, layers = quantise(tensors, rule)
     both = modelopt(layers, exclude, False)
-    write(tmp_path, stored, config.to_dict(), *(m if i == which else None for i, m in enumerate(both)))
+    write(
+        tmp_path, stored, config.to_dict(), *(m if i == which else None for i, m in enumerate(both))
+    )
     assert relative(logits(load(tmp_path)), logits(put(dense, decoded))) < 1e-5
 
 
@@ -371,7 +373,7 @@ def test_casts_and_moves_keep_what_is_quantised(lightning):
     for name, t in model.state_dict().items():
         want = before[name] if name in fixed else before[name].bfloat16()
         assert t.dtype == want.dtype, name
-        assert torch.equal(*(x.reshape(-1).view(torch.uint8) for x in (t, want))), name
+        assert torch.equal(*(x.flatten().contiguous().view(torch.uint8) for x in (t, want))), name
     assert torch.isfinite(logits(model)).all()
     assert "meta" in {t.device.type for t in model.to("meta").state_dict().values()}
 
@@ -410,7 +412,10 @@ def test_activations_as_the_checkpoint_says(tmp_path):
     assert not np.allclose(plain.layers[0].mixer.in_proj(x).numpy(), want, rtol=1e-3, atol=1e-3)
 
     moe, x = model.layers[1].mixer, torch.randn(5, 32)
-    weights, indices = torch.rand(5, 3), torch.tensor([[0, 11, 2], [3, 2, 1], [10, 0, 9]] + [[4, 5, 2]] * 2)
+    weights, indices = (
+        torch.rand(5, 3),
+        torch.tensor([[0, 11, 2], [3, 2, 1], [10, 0, 9]] + [[4, 5, 2]] * 2),
+    )
     experts = moe.experts
     at = indices if experts.place is None else experts.place[indices]
     up, down = (experts.matrix(leaf, x.dtype) for leaf in experts.matrices)
@@ -435,7 +440,9 @@ def test_activations_by_token(tmp_path):
     model = load(tmp_path, activations="checkpoint")
     x = torch.randn(5, 48) * torch.tensor([1e-3, 1, 30, 0, 1])[:, None]
     got = model.layers[0].mixer.in_proj(x).numpy()
-    scale = np.where((amax := np.abs(x.numpy()).max(-1, keepdims=True)) > 0, amax / F32(448), F32(1))
+    scale = np.where(
+        (amax := np.abs(x.numpy()).max(-1, keepdims=True)) > 0, amax / F32(448), F32(1)
+    )
     want = fake_fp8(x.numpy(), scale) @ decoded["backbone.layers.0.mixer.in_proj.weight"].T
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
     assert torch.isfinite(logits(model)).all()
@@ -487,7 +494,12 @@ def test_fp8_keys_and_values(tmp_path):
     dense, tensors = dense_and_tensors(config)
     stored, decoded, layers = quantise(tensors, rules(("*.o_proj", "FP8")))
     kv_scales(stored)
-    write(tmp_path, stored, config.to_dict(), *modelopt(layers, ["lm_head", "*[qkv]_proj", "*in_proj", "*out_proj"], True))
+    write(
+        tmp_path,
+        stored,
+        config.to_dict(),
+        *modelopt(layers, ["lm_head", "*[qkv]_proj", "*in_proj", "*out_proj"], True),
+    )
     ids = tokens(2, 9)
     model, wide = load(tmp_path), load(tmp_path, kv_cache_dtype="bf16")
     got, cache = steps(model, ids)
@@ -544,9 +556,13 @@ def test_stochastic_rounding_to_fp16_is_unbiased():
     from warpweave.model.cache import stochastic_half
 
     generator = torch.Generator().manual_seed(5)
-    edges = torch.tensor([0.0, -0.0, 1.0, -65504.0, 7e4, -1e9, float("inf"), float("nan"), 2.0**-24])
+    edges = torch.tensor(
+        [0.0, -0.0, 1.0, -65504.0, 7e4, -1e9, float("inf"), float("nan"), 2.0**-24]
+    )
     got = stochastic_half(edges, generator)
-    want = torch.tensor([0.0, -0.0, 1.0, -65504.0, 65504.0, -65504.0, 65504.0, float("nan"), 2.0**-24])
+    want = torch.tensor(
+        [0.0, -0.0, 1.0, -65504.0, 65504.0, -65504.0, 65504.0, float("nan"), 2.0**-24]
+    )
     assert torch.equal(got.float().nan_to_num(9), want.nan_to_num(9))
     assert torch.equal(got.signbit()[:7], want.signbit()[:7])
     for value in (1 + 2**-12, -(1 + 3 * 2**-12), 2.0**-25, 3e-6, 1000.3):
@@ -694,7 +710,9 @@ def test_wrong_values_are_seen(super_nvfp4, tmp_path, fault):
         "input as weight": ("down_proj.weight_scale_2", lambda a: F32(1 / 64)),
     }
     leaf, change = changes[fault]
-    damaged = {n: change(a) if ".experts." in n and n.endswith(leaf) else a for n, a in stored.items()}
+    damaged = {
+        n: change(a) if ".experts." in n and n.endswith(leaf) else a for n, a in stored.items()
+    }
     write(tmp_path, damaged, config.to_dict(), *metadata)
     assert relative(logits(load(tmp_path)), logits(dense)) > 0.01
 

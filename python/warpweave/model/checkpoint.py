@@ -25,14 +25,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import tensorfile
 from ..quantized import BLOCK, FP8Tensor, NVFP4Tensor
+from . import tensorfile
 from .config import Config, read_json
 from .quantization import (
-    QUANT_CONFIG, Metadata, check_layer, missing_layers, quant_configs, read_metadata,
+    QUANT_CONFIG,
+    Metadata,
+    check_layer,
+    missing_layers,
+    quant_configs,
+    read_metadata,
 )
 from .tensorfile import Entry, Maps
-from .weights import SCALES, Matrices, scale_name
+from .weights import Matrices, scale_name
 
 if TYPE_CHECKING:
     from .model import Model
@@ -110,7 +115,7 @@ def load(
         model.kv_cache_dtype = "fp8"
 
     mapped = (bool(metadata) if mmap is None else mmap) and torch.device(device).type == "cpu"
-    if problems := _read_tensors(model, stored, device, Maps() if mapped else None, progress):
+    if problems := read_tensors(model, stored, device, Maps() if mapped else None, progress):
         raise CheckpointError(path, problems)
     model.tie_weights()
     model.unused_tensors = stored.unused
@@ -122,7 +127,7 @@ def load(
     return model
 
 
-def _read_tensors(
+def read_tensors(
     model: Model,
     stored: Stored,
     device: torch.device | str,
@@ -228,12 +233,13 @@ def hold_quantized(model: Model, stored: Stored, metadata: list[Metadata]) -> li
 
 def _hold(module: Matrices, name: str, inputs: str, stored: Stored) -> list[str]:
     leaf = name.rpartition(".")[2]
-    parts = stored.pieces[name]
+    owner, parts = name.removesuffix(leaf), stored.pieces[name]
+    first = next(iter(parts.values()))
     *batch, N, K = getattr(module, leaf).shape
 
     def scale(part: str) -> Tensor:
         """Of the shape that is stored: one for all, one for each matrix or one for each row."""
-        pieces = stored.pieces.get(name.removesuffix(leaf) + scale_name(leaf, part), {})
+        pieces = stored.pieces.get(owner + scale_name(leaf, part), {})
         size = max((prod(entry.shape) for entry in pieces.values()), default=1)
         size *= len(pieces) if None not in pieces else 1
         count = prod(batch)
@@ -244,13 +250,13 @@ def _hold(module: Matrices, name: str, inputs: str, stored: Stored) -> list[str]
     given: Tensor | str | None = None
     if inputs == "token":
         given = inputs
-    elif inputs == "static" or name.removesuffix(leaf) + scale_name(leaf, SCALES[2]) in stored.pieces:
+    elif inputs == "static" or owner + scale_name(leaf, "input_scale") in stored.pieces:
         given = scale("input_scale")
-    if _FORMATS[next(iter(parts.values())).dtype] == "fp8":
+    if _FORMATS[first.dtype] == "fp8":
         data = torch.empty(*batch, N, K, dtype=torch.float8_e4m3fn, device="meta")
         module.hold(leaf, FP8Tensor(data, scale("weight_scale")), given)
     elif K % BLOCK:
-        return [f"{where(next(iter(parts.values())))} is nvfp4, its rows of {K} are no multiple of 16"]
+        return [f"{where(first)} is nvfp4, its rows of {K} are no multiple of 16"]
     else:
         codes = torch.empty(*batch, N, K // 2, dtype=torch.uint8, device="meta")
         scales = torch.empty(*batch, N, K // BLOCK, dtype=torch.float8_e4m3fn, device="meta")
@@ -290,11 +296,10 @@ def layer_name(name: str, expert: int | None = None) -> str:
     return name.removesuffix(".weight")
 
 
-def read_directory(path: Path) -> Stored:
-    """The tensors of `model.safetensors` or of the files its index names, under model names.
+def read_files(path: Path) -> dict[str, dict[str, Entry]]:
+    """File -> name -> tensor of `model.safetensors` or of the files its index names.
 
-    Raises CheckpointError for files that are missing, truncated or contradict the index, and for
-    two tensors that claim the same place.
+    Raises CheckpointError for files that are missing, truncated or contradict the index.
     """
     problems: list[str] = []
     files: dict[str, dict[str, Entry]] = {}
@@ -322,6 +327,16 @@ def read_directory(path: Path) -> Stored:
     if problems:
         raise CheckpointError(path, problems)
 
+    return files
+
+
+def read_directory(path: Path) -> Stored:
+    """The tensors of a directory's files, under model names.
+
+    Raises CheckpointError as `read_files`, and for two tensors that claim the same place.
+    """
+    files = read_files(path)
+    problems = []
     stored = Stored()
     nested = any(_NESTED.match(name) for entries in files.values() for name in entries)
     for entries in files.values():
@@ -411,7 +426,8 @@ def released_tensors(model: Model) -> Iterator[tuple[str, str, Tensor]]:
 
 def quantized_layers(model: Model) -> tuple[dict[str, str], list[str]]:
     """ModelOpt's algorithm of every quantised layer by released name, and the other layers."""
-    algorithms, rest = {}, []
+    algorithms: dict[str, str] = {}
+    rest: list[str] = []
     for path, module in model.named_modules():
         for leaf in module.matrices if isinstance(module, Matrices) else ():
             experts: Sequence[int | None] = [None]
@@ -445,8 +461,9 @@ def save(
     than max_shard_bytes.
 
     dtype casts the weights (A_log, D, dt_bias, the correction biases and what is quantised stay as
-    they are). Everything is written beside `path` first. A new directory appears whole or not at all; in an existing one
-    every file is replaced atomically and weight files of an earlier checkpoint are removed.
+    they are). Everything is written beside `path` first. A new directory appears whole or not at
+    all; in an existing one every file is replaced atomically and weight files of an earlier
+    checkpoint are removed.
     """
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes must be positive, got {max_shard_bytes}")
@@ -477,7 +494,7 @@ def save(
             tensorfile.write(staging / file, shard)
             weight_map |= {name: file for name, _, _ in shard}
         if len(shards) > 1:
-            _write_json(
+            write_json(
                 staging / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map}
             )
         stored_as = str(dtype or model.dtype).removeprefix("torch.")
@@ -486,15 +503,15 @@ def save(
         algorithms, rest = quantized_layers(model)
         if algorithms:
             theirs, ours = quant_configs(algorithms, rest, model.kv_cache_dtype == "fp8")
-            _write_json(staging / QUANT_CONFIG, theirs)
+            write_json(staging / QUANT_CONFIG, theirs)
             values["quantization_config"] = ours
-        _write_json(staging / "config.json", values)
-        _publish(staging, path)
+        write_json(staging / "config.json", values)
+        publish(staging, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _publish(staging: Path, path: Path) -> None:
+def publish(staging: Path, path: Path) -> None:
     if not path.exists():
         staging.chmod(0o755)
         os.replace(staging, path)
@@ -507,5 +524,5 @@ def _publish(staging: Path, path: Path) -> None:
         (path / name).unlink(missing_ok=True)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..quantized import FP8Tensor, NVFP4Tensor
 from . import checkpoint
 from . import generate as generation
-from ..quantized import FP8Tensor, NVFP4Tensor
 from .backend import Backend, load_backend
 from .cache import KV_DTYPES, AttentionState, Cache, MambaState, check_ssm_cache
 from .config import Config
@@ -328,9 +328,9 @@ class MoE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
         weights, indices = self.gate(rows)
-        if self.experts.place is not None:
-            indices = self.experts.place[indices]
         experts = self.experts
+        if (place := experts.place) is not None:
+            indices = place[indices]
         up, down = (experts.matrix(name, x.dtype) for name in experts.matrices)
         fc1, fc2, shared = self.fc1_latent_proj, self.fc2_latent_proj, self.shared_experts
         linears = (fc1, fc2, shared and shared.up_proj, shared and shared.down_proj)
@@ -491,8 +491,9 @@ class Model(nn.Module):
         )  # fmt: skip
         for layer, state in zip(self.layers, cache.layers, strict=True):
             if isinstance(state, AttentionState):
-                state.k_scale = getattr(layer.mixer.k_proj, "k_scale", None)
-                state.v_scale = getattr(layer.mixer.v_proj, "v_scale", None)
+                mixer: Any = layer.mixer
+                state.k_scale = getattr(mixer.k_proj, "k_scale", None)
+                state.v_scale = getattr(mixer.v_proj, "v_scale", None)
         return cache
 
     def forward(

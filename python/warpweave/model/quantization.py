@@ -200,14 +200,14 @@ def plain_name(name: str) -> str:
     return name[len(prefix) :]
 
 
-def _kv_cache(algorithm: Any, scheme: Any) -> str | None:
+def _kv_cache(algorithm: str | None, scheme: Any) -> str | None:
     if isinstance(scheme, dict):
         algorithm = f"{scheme.get('type', 'float')}{scheme.get('num_bits')}".upper()
         algorithm = {"FLOAT8": "FP8"}.get(algorithm, algorithm)
-    algorithm = algorithm or scheme
-    if algorithm not in (None, "FP8"):
-        raise ValueError(f"the KV cache's {algorithm!r} is not supported, only 'FP8'")
-    return algorithm
+    found: str | None = algorithm or scheme
+    if found not in (None, "FP8"):
+        raise ValueError(f"the KV cache's {found!r} is not supported, only 'FP8'")
+    return found
 
 
 def check_layer(
@@ -263,7 +263,7 @@ def quant_configs(
         layer: {"quant_algo": algorithm} | ({"group_size": 16} if "NVFP4" in algorithm else {})
         for layer, algorithm in algorithms.items()
     }
-    ignore = sorted(rest) + ["mtp*"]
+    ignore = [*sorted(rest), "mtp*"]
     producer = {"name": "warpweave"}
     ours: dict[str, Any] = {"quant_algo": name, "exclude_modules": ignore}
     ours["kv_cache_quant_algo"] = "FP8" if kv_fp8 else None
