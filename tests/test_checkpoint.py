@@ -278,7 +278,7 @@ DAMAGES = {
     ),
     "quantised": (
         lambda t: t | {"lm_head.weight": torch.ones(96, 48).to(torch.float8_e4m3fn)},
-        ["lm_head.weight in model", "is fp8, neither hf_quant_config.json nor config.json says how"],
+        ["lm_head.weight in model", "is fp8, neither hf_quant_config.json nor config.json says"],
     ),
 }
 

@@ -237,12 +237,14 @@ def by_layer(matrices: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def print_errors(matrices: list[dict[str, Any]], blocks: int = 10) -> None:
     """The relative Frobenius error of every layer, and the blocks with the largest errors."""
-    table = Table("layer", "algorithm", "matrices", "relative error", "worst matrix", box=None)
+    names = ("relative error of", "algorithm", "matrices", "all", "worst")
+    table = Table(*names, box=None, pad_edge=False)
     for row in by_layer(matrices):
         table.add_row(row["layer"], row["algorithm"], str(row["matrices"]),
                       f"{row['error']:.4f}", f"{row['worst']:.4f}")  # fmt: skip
     console.print(table)
-    table = Table("worst blocks of 16", "row", "column", "error / rms of the matrix", box=None)
+    names = ("worst blocks of 16", "row", "column", "error / rms of the matrix")
+    table = Table(*names, box=None, pad_edge=False)
     ranked = [(row["worst_error"] / rms(row), row) for row in matrices]
     for ratio, row in sorted(ranked, key=lambda pair: -pair[0])[:blocks]:
         table.add_row(row["layer"], *map(str, row["worst_block"]), f"{ratio:.3f}")

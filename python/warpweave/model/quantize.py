@@ -113,7 +113,7 @@ def quantize_model(model: Model, recipe: str, *, four_over_six: bool = False) ->
             if name is None:
                 continue
             scale = weight_scale(w.abs().amax((-2, -1)).float(), name, four_over_six)
-            matrix = encode(module.ops, w.detach(), scale, name, four_over_six)
+            matrix = encode(model.lm_head.ops, w.detach(), scale, name, four_over_six)
             given = torch.full_like(scale, input_scale(ASSUMED_AMAX, name))
             module.hold(leaf, matrix, None if "W4A16" in name else given)
 
