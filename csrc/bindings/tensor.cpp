@@ -26,6 +26,8 @@ int32_t aoti_dtype(ScalarType t) {
     case ScalarType::BFloat16: return aoti_torch_dtype_bfloat16();
     case ScalarType::Half: return aoti_torch_dtype_float16();
     case ScalarType::Int: return aoti_torch_dtype_int32();
+    case ScalarType::Byte: return aoti_torch_dtype_uint8();
+    case ScalarType::Float8_e4m3fn: return aoti_torch_dtype_float8_e4m3fn();
     default: fail("empty: no tensor of ", scalar_name(t), " is ever allocated here");
   }
 }
@@ -40,6 +42,8 @@ const char* scalar_name(ScalarType t) {
     case ScalarType::Double: return "float64";
     case ScalarType::Int: return "int32";
     case ScalarType::Long: return "int64";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Float8_e4m3fn: return "float8_e4m3fn";
     case ScalarType::Bool: return "bool";
     default: return "another dtype";
   }

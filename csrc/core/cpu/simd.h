@@ -89,6 +89,17 @@ WW_INLINE F32 max(F32 a, F32 b) {
 #endif
 }
 
+// Of the masks that comparisons give.
+WW_INLINE bool any(I32 mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask(__m512i(mask), __m512i(mask)) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8(__m256i(mask)) != 0;
+#else
+  return _mm_movemask_epi8(__m128i(mask)) != 0;
+#endif
+}
+
 WW_INLINE F32 sqrt(F32 v) {
 #if defined(__AVX512F__)
   return F32(_mm512_sqrt_ps(__m512(v)));

@@ -7,6 +7,7 @@ from .grouped_gemm import grouped_gemm
 from .latent_moe import latent_moe
 from .moe_mlp import moe_mlp
 from .moe_route import moe_route
+from .nvfp4_quantize import nvfp4_quantize
 from .rms_norm import rms_norm
 from .ssd_scan import ssd_scan
 from .ssm_step import ssm_step
@@ -18,6 +19,7 @@ __all__ = [
     "latent_moe",
     "moe_mlp",
     "moe_route",
+    "nvfp4_quantize",
     "rms_norm",
     "ssd_scan",
     "ssm_step",

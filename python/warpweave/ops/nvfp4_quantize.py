@@ -8,9 +8,8 @@ from torch import Tensor
 
 from warpweave.quantized import NVFP4Tensor
 
-from ._registry import _native  # noqa: F401
+from . import _registry  # noqa: F401
 
-_global_scale = torch.ops.warpweave.nvfp4_global_scale.default
 _op = torch.ops.warpweave.nvfp4_quantize.default
 
 
@@ -61,29 +60,25 @@ def nvfp4_quantize(
         raise ValueError(
             f"nvfp4_quantize: 'rounding' is {rounding!r}; supported: 'nearest', 'stochastic'"
         )
-    x, tiles = x.detach(), block == "2d"
-    if global_scale is None or isinstance(global_scale, str):
-        if global_scale not in (None, "row"):
-            raise ValueError(
-                f"nvfp4_quantize: 'global_scale' is {global_scale!r}; supported: None, 'row', a "
-                "float32 Tensor"
-            )
-        scale: Tensor = _global_scale(x, global_scale == "row", tiles, hadamard, four_over_six)
-    else:
-        scale = global_scale.detach()
+    by_row = isinstance(global_scale, str)
+    if by_row and global_scale != "row":
+        raise ValueError(
+            f"nvfp4_quantize: 'global_scale' is {global_scale!r}; supported: None, 'row', a Tensor"
+        )
+    given = global_scale.detach() if isinstance(global_scale, Tensor) else None
     seed = None
     if rounding == "stochastic":
         seed = torch.randint(-(2**63), 2**63 - 1, (), generator=generator)
-    codes, block_scales = _op(x, scale, seed, tiles, hadamard, four_over_six)
-    return NVFP4Tensor(codes, block_scales, scale)
-
-
-@torch.library.register_fake("warpweave::nvfp4_global_scale")
-def _fake_global_scale(x, by_row, tiles, hadamard, four_over_six):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape[:-1] if by_row else (), dtype=torch.float32)
+    codes, block_scales, scale = _op(
+        x.detach(), given, seed, by_row, block == "2d", hadamard, four_over_six
+    )
+    return NVFP4Tensor(codes, block_scales, scale if given is None else given)
 
 
 @torch.library.register_fake("warpweave::nvfp4_quantize")
-def _fake(x, global_scale, *args):  # type: ignore[no-untyped-def]
-    codes = x.new_empty((*x.shape[:-1], x.shape[-1] // 2), dtype=torch.uint8)
-    return codes, x.new_empty((*x.shape[:-1], x.shape[-1] // 16), dtype=torch.float8_e4m3fn)
+def _fake(x, global_scale, seed, by_row, *args):  # type: ignore[no-untyped-def]
+    *rows, K = x.shape
+    scale = x.new_empty((0,) if global_scale is not None else rows if by_row else (),
+                        dtype=torch.float32)  # fmt: skip
+    codes = x.new_empty((*rows, K // 2), dtype=torch.uint8)
+    return codes, x.new_empty((*rows, K // 16), dtype=torch.float8_e4m3fn), scale

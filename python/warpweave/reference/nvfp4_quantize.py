@@ -26,7 +26,7 @@ def nvfp4_quantize(
     """
     _check(x, global_scale, block, rounding)
     tiles = block == "2d"
-    v = x.detach().float().unflatten(-1, (-1, BLOCK))  # (..., N, K/16, 16)
+    v = x.detach().float().reshape(*x.shape[:-1], x.shape[-1] // BLOCK, BLOCK)
     if hadamard:
         v = _rotate(v)
     if not v.isfinite().all():
@@ -44,7 +44,7 @@ def nvfp4_quantize(
 
     amax = _amax(v, (-1,))
     if tiles:
-        amax = _over_rows(amax.unflatten(-2, (-1, 16)).amax(-2))
+        amax = _over_rows(_by_tile(amax).amax(-2))
     block_scales = _e4m3(amax / 6.0 / wide)
     if four_over_six:
         to_four = _e4m3(amax / 4.0 / wide)
@@ -68,9 +68,7 @@ def _check(x: Tensor, global_scale: Tensor | str | None, block: str, rounding: s
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"x is {x.dtype}, supported is float32, bfloat16 or float16")
     if x.dim() < 2 or x.shape[-1] % BLOCK:
-        raise ValueError(
-            f"x has shape {tuple(x.shape)}, supported is (..., N, K) with K % 16 == 0"
-        )
+        raise ValueError(f"x has shape {tuple(x.shape)}, supported is (..., N, K) with K % 16 == 0")
     if block not in ("1d", "2d"):
         raise ValueError(f"block is {block!r}, supported is '1d' or '2d'")
     if rounding not in ("nearest", "stochastic"):
@@ -97,7 +95,7 @@ def _rotate(v: Tensor) -> Tensor:
     """v diag(SIGNS) H / 4, H the Sylvester matrix of order 16: h = 1, 2, 4, 8."""
     v = v * torch.tensor(SIGNS, dtype=v.dtype, device=v.device)
     for h in (1, 2, 4, 8):
-        a, b = v.unflatten(-1, (-1, 2, h)).unbind(-2)
+        a, b = v.reshape(*v.shape[:-1], BLOCK // (2 * h), 2, h).unbind(-2)
         v = torch.stack([a + b, a - b], -2).flatten(-3)
     return v * 0.25
 
@@ -114,8 +112,12 @@ def _nonzero(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, 1.0)
 
 
+def _by_tile(v: Tensor) -> Tensor:
+    return v.reshape(*v.shape[:-2], v.shape[-2] // BLOCK, BLOCK, v.shape[-1])
+
+
 def _over_rows(v: Tensor) -> Tensor:
-    return v.repeat_interleave(16, -2)
+    return v.repeat_interleave(BLOCK, -2)
 
 
 def _e4m3(v: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ def _nearest(q: Tensor) -> Tensor:
 
 
 def _stochastic(q: Tensor, words: Tensor) -> Tensor:
-    """Up from the value below with the probability of the way there, by the words' upper 24 bits."""
+    """Up from the value below with the probability of the way gone: 24 bits of the words."""
     values = torch.tensor(E2M1_VALUES, device=q.device)
     low = (q[..., None] >= values[1:]).sum(-1).clamp(max=6)
     fraction = (q - values[low]) / (values[low + 1] - values[low])
@@ -153,7 +155,7 @@ def _error(v: Tensor, block_scales: Tensor, scale: Tensor, tiles: bool) -> Tenso
     error = q - torch.tensor(E2M1_VALUES, device=v.device)[_nearest(q)]
     total = _in_order(error * error, -1)
     if tiles:
-        total = _over_rows(_in_order(total.unflatten(-2, (-1, 16)), -2))
+        total = _over_rows(_in_order(_by_tile(total), -2))
     return torch.where(block_scales * scale > 0, total * (block_scales * block_scales), inf)
 
 
