@@ -132,7 +132,7 @@ def load_backend(name: str, activations: str = "bf16") -> Backend:
         raise ValueError(f"activations {activations!r} must be {' or '.join(ACTIVATIONS)}")
     source = import_module(BACKENDS[name])
     # Functions instead of the module, so that a model can be copied and pickled.
-    ops = Backend(**{op: getattr(source, op, None) for op in _OPS}, activations=activations)
+    ops = Backend(**{op: getattr(source, op) for op in _OPS}, activations=activations)
     if name == "reference":
         ops.ssd_scan, ops.dense = _reference_scan, F.linear
     else:
