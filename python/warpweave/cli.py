@@ -82,6 +82,12 @@ def generate(
         str | None, typer.Option(help=f"{' or '.join(DTYPES)}; as stored if not given.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
+    activations: Annotated[
+        str, typer.Option(help="bf16, or checkpoint: quantised as a quantised checkpoint says.")
+    ] = "bf16",
+    kv_cache: Annotated[
+        str | None, typer.Option(help="bf16 or fp8; as the checkpoint says if not given.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print while generating.")
@@ -106,7 +112,10 @@ def generate(
             ids = tokenizer.chat([*messages, {"role": "user", "content": text}])
         else:
             ids = tokenizer.encode(text)
-        network = load(model, DTYPES[dtype] if dtype else None, device, backend)
+        network = load(
+            model, dtype=DTYPES[dtype] if dtype else None, device=device, backend=backend,
+            activations=activations, kv_cache_dtype=kv_cache,
+        )  # fmt: skip
         stats = Stats()
         pieces = stream_text(
             network,
@@ -142,12 +151,10 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     return sys.stdin.read()
 
 
-def load(path: Path, dtype: torch.dtype | None, device: str, backend: str) -> Model:
+def load(path: Path, **options: Any) -> Model:
     """Load a model behind a progress bar on standard error (none where that is no terminal)."""
     with progress_bar("loading") as show:
-        return Model.from_pretrained(
-            path, dtype=dtype, device=device, backend=backend, progress=show
-        )
+        return Model.from_pretrained(path, progress=show, **options)
 
 
 @contextmanager
@@ -237,14 +244,14 @@ def by_layer(matrices: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def print_errors(matrices: list[dict[str, Any]], blocks: int = 10) -> None:
     """The relative Frobenius error of every layer, and the blocks with the largest errors."""
-    names = ("relative error of", "algorithm", "matrices", "all", "worst")
-    table = Table(*names, box=None, pad_edge=False)
+    columns = ("relative error of", "algorithm", "matrices", "all", "worst")
+    table = Table(*columns, box=None, pad_edge=False)
     for row in by_layer(matrices):
         table.add_row(row["layer"], row["algorithm"], str(row["matrices"]),
                       f"{row['error']:.4f}", f"{row['worst']:.4f}")  # fmt: skip
     console.print(table)
-    names = ("worst blocks of 16", "row", "column", "error / rms of the matrix")
-    table = Table(*names, box=None, pad_edge=False)
+    table = Table("worst blocks of 16", "row", "column", "error / rms of the matrix", box=None,
+                  pad_edge=False)  # fmt: skip
     ranked = [(row["worst_error"] / rms(row), row) for row in matrices]
     for ratio, row in sorted(ranked, key=lambda pair: -pair[0])[:blocks]:
         table.add_row(row["layer"], *map(str, row["worst_block"]), f"{ratio:.3f}")

@@ -46,6 +46,7 @@ def calibrate(
     _fill(model, stored, "embeddings.")
     h, x = model.embeddings.rows(ids, model.compute_dtype), None
     seqs = Sequences([0] * ids.shape[0], [ids.shape[1]] * ids.shape[0])
+    layer: Any
     for i, layer in enumerate(model.layers):
         _fill(model, stored, f"layers.{i}.")
         mixer = layer.mixer

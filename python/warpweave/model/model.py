@@ -259,6 +259,9 @@ class MLP(nn.Module):
         self.up_proj = Linear(ops, size, width, bias=bias)
         self.down_proj = Linear(ops, width, size, bias=bias)
 
+    def linears(self) -> tuple[Linear, Linear]:
+        return self.up_proj, self.down_proj
+
     def forward(self, x: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
         return self.down_proj(F.relu(self.up_proj(x)).square(), out_dtype)
 
@@ -333,7 +336,7 @@ class MoE(nn.Module):
             indices = place[indices]
         up, down = (experts.matrix(name, x.dtype) for name in experts.matrices)
         fc1, fc2, shared = self.fc1_latent_proj, self.fc2_latent_proj, self.shared_experts
-        linears = (fc1, fc2, shared and shared.up_proj, shared and shared.down_proj)
+        linears = [fc1, fc2, *((None, None) if shared is None else shared.linears())]
         dense = [m if m is None else m.matrix("weight", x.dtype) for m in linears]
         out: Tensor
         # The one op has neither biases nor quantised matrices.
