@@ -79,16 +79,16 @@ def stochastic_half(x: Tensor, generator: torch.Generator) -> Tensor:
 class AttentionState:
     """k and v (B, kv heads, capacity, head_dim); row b is filled up to the cache's lengths[b].
 
-    In dtype float8_e4m3fn they hold k / k_scale and v / v_scale; a scale is an fp32 Tensor () or
-    None for 1.
+    In dtype float8_e4m3fn they hold k / k_scale and v / v_scale. The scales are on the host: one
+    belongs to the scale of attention's softmax, the other to its result.
     """
+
+    k_scale = v_scale = 1.0
 
     def __init__(self, config: Config, batch_size: int, dtype: torch.dtype, device: torch.device):
         shape = (batch_size, config.num_key_value_heads, 0, config.head_dim)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
-        self.k_scale: Tensor | None = None
-        self.v_scale: Tensor | None = None
 
     def nbytes(self) -> int:
         return self.k.nbytes + self.v.nbytes
@@ -126,21 +126,14 @@ class AttentionState:
     def read(
         self, length: int, dtype: torch.dtype, row: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """k and v (B, heads, length, dim) of all rows, or of one; views, unless they are fp8."""
+        """What is stored for (B, heads, length, dim) of all rows, or of one, in dtype. Views,
+        unless it is fp8, which every wider dtype holds exactly."""
         rows = slice(None) if row is None else slice(row, row + 1)
-        k, v = self.k[rows, :, :length], self.v[rows, :, :length]
-        if k.dtype != torch.float8_e4m3fn:
-            return k, v
-        return _from_fp8(k, self.k_scale, dtype), _from_fp8(v, self.v_scale, dtype)
+        return self.k[rows, :, :length].to(dtype), self.v[rows, :, :length].to(dtype)
 
 
-def _to_fp8(x: Tensor, scale: Tensor | None) -> Tensor:
-    x = x.float() if scale is None else x.float() / scale
-    return x.clamp(-_E4M3_MAX, _E4M3_MAX).to(torch.float8_e4m3fn)
-
-
-def _from_fp8(x: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype) if scale is None else (x.float() * scale).to(dtype)
+def _to_fp8(x: Tensor, scale: float) -> Tensor:
+    return (x.float() / scale).clamp(-_E4M3_MAX, _E4M3_MAX).to(torch.float8_e4m3fn)
 
 
 class Cache:

@@ -210,7 +210,13 @@ class Attention(nn.Module):
         self.v_proj = Linear(ops, d, kv)
         self.o_proj = Linear(ops, q, d)
 
+    def kv_scales(self, stored: bool) -> tuple[float, float]:
+        """Of fp8 keys and values, where the checkpoint has them."""
+        k, v = getattr(self.k_proj, "k_scale", 1.0), getattr(self.v_proj, "v_scale", 1.0)
+        return (float(k), float(v)) if stored else (1.0, 1.0)
+
     def forward(self, x: Tensor, seqs: Sequences, state: AttentionState | None) -> Tensor:
+        k_scale, v_scale = (1.0, 1.0) if state is None else (state.k_scale, state.v_scale)
         q, k, v = (
             torch.unflatten(proj(x), -1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
@@ -219,7 +225,7 @@ class Attention(nn.Module):
             if state is not None:
                 state.append(seqs.past, k, v)
                 k, v = state.read(seqs.length, q.dtype)
-            y = attend(q, k, v, seqs.past)
+            y = attend(q, k, v, seqs.past, k_scale)
         else:
             pieces = []
             for i, (lo, hi) in enumerate(pairwise(seqs.bounds)):
@@ -227,19 +233,23 @@ class Attention(nn.Module):
                 if state is not None:
                     state.append(seqs.past, ki, vi, row=i)
                     ki, vi = state.read(seqs.past[i] + hi - lo, q.dtype, row=i)
-                pieces.append(attend(qi, ki, vi, seqs.past[i : i + 1]))
+                pieces.append(attend(qi, ki, vi, seqs.past[i : i + 1], k_scale))
             y = torch.cat([q[:, :, :0], *pieces], 2)
+        if v_scale != 1:
+            y = y * v_scale
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, past: list[int]) -> Tensor:
-    """Attention of q (B,h,T,D) to k, v (B,kv,S,D); query t of row b sees keys up to past[b] + t."""
+def attend(q: Tensor, k: Tensor, v: Tensor, past: list[int], k_scale: float = 1.0) -> Tensor:
+    """Attention of q (B,h,T,D) to k_scale k and v (B,kv,S,D); query t of row b sees keys up to
+    past[b] + t."""
+    options: dict[str, Any] = {"scale": k_scale * q.shape[-1] ** -0.5, "enable_gqa": True}
     T, S = q.shape[2], k.shape[2]
     if q.numel() == 0:
         return q
     uniform = len(set(past)) == 1
     if uniform and (T == 1 or past[0] == 0):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, **options)
     last = torch.tensor(past[:1] if uniform else past, device=q.device)[:, None]
     last = last + torch.arange(T, device=q.device)  # (B or 1, T)
     keys, step = torch.arange(S, device=q.device), max(1, MASK_BYTES // (S * len(last)))
@@ -247,7 +257,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, past: list[int]) -> Tensor:
     for t in range(0, T, step):
         mask = keys <= last[:, None, t : t + step, None]
         qt = q[:, :, t : t + step]
-        pieces.append(F.scaled_dot_product_attention(qt, k, v, attn_mask=mask, enable_gqa=True))
+        pieces.append(F.scaled_dot_product_attention(qt, k, v, attn_mask=mask, **options))
     return torch.cat(pieces, 2)
 
 
@@ -495,8 +505,7 @@ class Model(nn.Module):
         for layer, state in zip(self.layers, cache.layers, strict=True):
             if isinstance(state, AttentionState):
                 mixer: Any = layer.mixer
-                state.k_scale = getattr(mixer.k_proj, "k_scale", None)
-                state.v_scale = getattr(mixer.v_proj, "v_scale", None)
+                state.k_scale, state.v_scale = mixer.kv_scales(self.kv_cache_dtype == "fp8")
         return cache
 
     def forward(

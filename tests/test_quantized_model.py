@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantised matrices in the modules of a model, activations as checkpoints ask, FP8 keys and values,
+fp16 states."""
+
+import numpy as np
+import pytest
+import torch
+
+import released
+from released import F8, F32, modelopt, quantise, rules, write
+from test_quantized_checkpoint import (
+    DENSE,
+    LATENT,
+    LAYOUTS,
+    dense_and_tensors,
+    everything,
+    kv_scales,
+    load,
+    logits,
+    put,
+)
+from tiny import relative, tiny_config, tiny_model, tokens
+from warpweave import Model, reference
+from warpweave.model.model import Experts
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def fake_nvfp4(x, scale):
+    """Decoded activations under a stored scale, in numpy."""
+    blocks = x.reshape(*x.shape[:-1], -1, 16)
+    s = (np.abs(blocks).max(-1) / F32(6) / F32(scale)).clip(max=448).astype(F8).astype(F32)
+    step = s[..., None] * F32(scale)
+    q = np.where(step > 0, blocks / np.where(step > 0, step, 1), 0).clip(-6, 6)
+    return (q.astype(released.F4).astype(F32) * step).reshape(x.shape)
+
+
+def fake_fp8(x, scale):
+    return (x / scale).clip(-448, 448).astype(F8).astype(F32) * scale
+
+
+def relu2(x):
+    return np.maximum(x, 0) ** 2
+
+
+def test_activations_as_the_checkpoint_says(tmp_path):
+    """W4A4 experts and FP8 layers against numpy on quantised and decoded activations."""
+    config, rule, exclude, _ = LAYOUTS["Super NVFP4"]
+    _, tensors = dense_and_tensors(config)
+    stored, decoded, layers = quantise(tensors, rule)
+    write(tmp_path, stored, config.to_dict(), *modelopt(layers, exclude, False))
+    plain, model = load(tmp_path), load(tmp_path, activations="checkpoint")
+    x = torch.randn(5, 48)
+
+    name = "backbone.layers.0.mixer.in_proj"
+    scale = stored[f"{name}.input_scale"]
+    got = model.layers[0].mixer.in_proj(x).numpy()
+    want = fake_fp8(x.numpy(), scale) @ decoded[f"{name}.weight"].T
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(plain.layers[0].mixer.in_proj(x).numpy(), want, rtol=1e-3, atol=1e-3)
+
+    moe, x = model.layers[1].mixer, torch.randn(5, 32)
+    weights, indices = (
+        torch.rand(5, 3),
+        torch.tensor([[0, 11, 2], [3, 2, 1], [10, 0, 9]] + [[4, 5, 2]] * 2),
+    )
+    experts = moe.experts
+    at = indices if experts.place is None else experts.place[indices]
+    up, down = (experts.matrix(leaf, x.dtype) for leaf in experts.matrices)
+    inputs = (experts.inputs("up_proj"), experts.inputs("down_proj"))
+    got = moe.ops.experts(x, up, down, weights, at.int(), *inputs).numpy()
+    want = np.zeros((5, 32), F32)
+    for t in range(5):
+        for k in range(3):
+            stem = f"backbone.layers.1.mixer.experts.{int(indices[t, k])}"
+            h = fake_nvfp4(x[t].numpy(), stored[f"{stem}.up_proj.input_scale"])
+            h = relu2(decoded[f"{stem}.up_proj.weight"] @ h)
+            h = fake_nvfp4(h, stored[f"{stem}.down_proj.input_scale"])
+            want[t] += float(weights[t, k]) * (decoded[f"{stem}.down_proj.weight"] @ h)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+    assert 1e-4 < relative(logits(model), logits(plain)) < 0.5
+
+
+def test_activations_by_token(tmp_path):
+    _, tensors = dense_and_tensors(LATENT)
+    stored, decoded, layers = quantise(tensors, everything("FP8_PER_CHANNEL_PER_TOKEN"))
+    write(tmp_path, stored, LATENT.to_dict(), *modelopt(layers, ["lm_head"], False))
+    model = load(tmp_path, activations="checkpoint")
+    x = torch.randn(5, 48) * torch.tensor([1e-3, 1, 30, 0, 1])[:, None]
+    got = model.layers[0].mixer.in_proj(x).numpy()
+    scale = np.where(
+        (amax := np.abs(x.numpy()).max(-1, keepdims=True)) > 0, amax / F32(448), F32(1)
+    )
+    want = fake_fp8(x.numpy(), scale) @ decoded["backbone.layers.0.mixer.in_proj.weight"].T
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+    assert torch.isfinite(logits(model)).all()
+    with pytest.raises(ValueError, match="activations 'int8'"):
+        load(tmp_path, activations="int8")
+
+
+def test_embeddings_of_both_formats(tmp_path):
+    for algorithm in ("W4A16_NVFP4", "FP8", "FP8_PER_CHANNEL_PER_TOKEN"):
+        dense, tensors = dense_and_tensors(DENSE)
+        rule = rules(("embeddings", algorithm), ("lm_head", "W4A16_NVFP4"))
+        stored, decoded, layers = quantise(tensors, rule)
+        write(tmp_path, stored, DENSE.to_dict(), *modelopt(layers, [], False, mixed=True))
+        model = load(tmp_path, dtype=torch.bfloat16)
+        ids = tokens(2, 5)
+        got = model.embeddings.rows(ids, torch.bfloat16)
+        want = torch.from_numpy(decoded["backbone.embeddings.weight"])[ids].bfloat16()
+        assert torch.equal(got, want), algorithm
+        assert relative(logits(load(tmp_path)), logits(put(dense, decoded))) < 1e-5
+
+
+def test_tied_quantised_embeddings(tmp_path):
+    config = tiny_config("M*", tie_word_embeddings=True)
+    dense, tensors = dense_and_tensors(config)
+    assert "lm_head.weight" not in tensors
+    stored, decoded, layers = quantise(tensors, rules(("embeddings", "W4A16_NVFP4")))
+    ours = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION",
+            "quantized_layers": {n: {"quant_algo": a} for n, a in layers.items()}}  # fmt: skip
+    write(tmp_path, stored, config.to_dict(), None, ours)
+    model = load(tmp_path)
+    assert model.lm_head.weight is model.embeddings.weight
+    assert relative(logits(model), logits(put(dense, decoded))) < 1e-5
+
+
+# The caches.
+
+
+def steps(model, ids):
+    """Logits of a prompt of four tokens and then one token after the other."""
+    cache = model.new_cache(ids.shape[0])
+    with torch.no_grad():
+        pieces = [model(ids[:, :4], cache=cache)]
+        pieces += [model(ids[:, t : t + 1], cache=cache) for t in range(4, ids.shape[1])]
+    return torch.cat(pieces, 1), cache
+
+
+def test_fp8_keys_and_values(tmp_path):
+    config = tiny_config("*M*")
+    dense, tensors = dense_and_tensors(config)
+    stored, decoded, layers = quantise(tensors, rules(("*.o_proj", "FP8")))
+    kv_scales(stored)
+    write(
+        tmp_path,
+        stored,
+        config.to_dict(),
+        *modelopt(layers, ["lm_head", "*[qkv]_proj", "*in_proj", "*out_proj"], True),
+    )
+    ids = tokens(2, 9)
+    model, wide = load(tmp_path), load(tmp_path, kv_cache_dtype="bf16")
+    got, cache = steps(model, ids)
+    want, wide_cache = steps(wide, ids)
+    assert cache.nbytes() < wide_cache.nbytes()
+    state, exact = cache.layers[0], wide_cache.layers[0]
+    assert state.k.dtype == torch.float8_e4m3fn
+    for t, x in ((state.k, exact.k), (state.v, exact.v)):
+        codes = (x[:, :, :9].numpy() / F32(0.02)).clip(-448, 448).astype(F8)
+        assert np.array_equal(t[:, :, :9].view(torch.uint8).numpy(), codes.view(np.uint8))
+    assert 1e-4 < relative(got, want) < 0.1
+    assert relative(want, logits(put(dense, decoded), ids)) < 1e-5
+    # Packed sequences of different length read the same values.
+    ends = torch.tensor([0, 9, 13], dtype=torch.int32)
+    packed = model.new_cache(2)
+    with torch.no_grad():
+        both = model(torch.cat([ids[:1], ids[1:, :4]], 1), cache=packed, cu_seqlens=ends)
+    assert relative(both[:, :9], got[:1]) < 1e-5
+    assert relative(both[:, 9:], got[1:, :4]) < 1e-5
+    with pytest.raises(ValueError, match="kv_cache_dtype 'int8'"):
+        load(tmp_path, kv_cache_dtype="int8")
+
+
+def test_fp8_keys_and_values_without_scales():
+    model = tiny_model(tiny_config("*M*"), backend="reference", kv_cache_dtype="fp8")
+    ids = tokens(1, 9)
+    assert 1e-4 < relative(steps(model, ids)[0], logits(model, ids)) < 0.1
+
+
+def test_fp16_states_round_as_asked():
+    config = tiny_config("MM-")
+    ids = tokens(2, 12)
+    options = {"backend": "reference", "ssm_cache_dtype": "float16"}
+    want, _ = steps(tiny_model(config, backend="reference"), ids)
+    nearest, cache = steps(tiny_model(config, **options), ids)
+    assert cache.layers[0].ssm.dtype == torch.float16
+    random = tiny_model(config, **options, ssm_rounding="stochastic")
+    one, first = steps(random, ids)
+    two, second = steps(random, ids)
+    assert torch.equal(one, two)
+    assert torch.equal(first.layers[1].ssm, second.layers[1].ssm)
+    cache = random.new_cache(2, seed=1)
+    with torch.no_grad():
+        random(ids, cache=cache)
+    assert not torch.equal(cache.layers[1].ssm, first.layers[1].ssm)
+    for got in (nearest, one):
+        assert 1e-6 < relative(got, want) < 1e-2
+    for bad in ({"ssm_cache_dtype": "float8"}, {"ssm_rounding": "stochastic"}):
+        with pytest.raises(ValueError, match="ssm_"):
+            Model(config, backend="reference", **bad)
+
+
+def test_stochastic_rounding_to_fp16_is_unbiased():
+    from warpweave.model.cache import stochastic_half
+
+    generator = torch.Generator().manual_seed(5)
+    edges = torch.tensor(
+        [0.0, -0.0, 1.0, -65504.0, 7e4, -1e9, float("inf"), float("nan"), 2.0**-24]
+    )
+    got = stochastic_half(edges, generator)
+    want = torch.tensor(
+        [0.0, -0.0, 1.0, -65504.0, 65504.0, -65504.0, 65504.0, float("nan"), 2.0**-24]
+    )
+    assert torch.equal(got.float().nan_to_num(9), want.nan_to_num(9))
+    assert torch.equal(got.signbit()[:7], want.signbit()[:7])
+    for value in (1 + 2**-12, -(1 + 3 * 2**-12), 2.0**-25, 3e-6, 1000.3):
+        x = torch.full((40_000,), value)
+        y = stochastic_half(x, generator).double()
+        low, high = y.min(), y.max()
+        assert low <= value <= high
+        p = (value - low) / (high - low)
+        sigma = (p * (1 - p) / x.numel()).sqrt() * (high - low)
+        assert abs(y.mean() - x[0].double()) < 4 * sigma
+    # Word i % 4 of Philox at the counter i / 4, key from the generator: known words of the paper.
+    from warpweave.reference.nvfp4_quantize import _philox
+
+    assert _philox(0, 4).tolist() == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+
+
+def test_hold_checks_the_shape():
+    experts = Experts(2, 16, 32)
+    good = reference.nvfp4_quantize(torch.randn(2, 16, 32))
+    experts.hold("up_proj", good, torch.ones(2))
+    assert list(experts.quantized()) == ["up_proj"]
+    with pytest.raises(ValueError, match=r"down_proj has shape \(2, 32, 16\), not \(2, 16, 32\)"):
+        experts.hold("down_proj", good)
