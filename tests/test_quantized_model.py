@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantised matrices in the modules of a model, activations as checkpoints ask, FP8 keys and values,
-fp16 states."""
+"""Quantised matrices in the modules of a model, quantised activations, FP8 keys and values, fp16
+states."""
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from test_quantized_checkpoint import (
 from tiny import relative, tiny_config, tiny_model, tokens
 from warpweave import Model, reference
 from warpweave.model.model import Experts
+from warpweave.testing import assert_all_caught
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,27 +44,32 @@ def relu2(x):
     return np.maximum(x, 0) ** 2
 
 
-def test_activations_as_the_checkpoint_says(tmp_path):
-    """W4A4 experts and FP8 layers against numpy on quantised and decoded activations."""
+@pytest.fixture(scope="module")
+def super_nvfp4(tmp_path_factory):
+    """A directory with FP8 keys and values, its arrays, their values, and the dense model."""
+    path = tmp_path_factory.mktemp("super")
     config, rule, exclude, _ = LAYOUTS["Super NVFP4"]
-    _, tensors = dense_and_tensors(config)
+    dense, tensors = dense_and_tensors(config)
     stored, decoded, layers = quantise(tensors, rule)
-    write(tmp_path, stored, config.to_dict(), *modelopt(layers, exclude, False))
-    plain, model = load(tmp_path), load(tmp_path, activations="checkpoint")
-    x = torch.randn(5, 48)
+    kv_scales(stored)
+    write(path, stored, config.to_dict(), *modelopt(layers, exclude, True))
+    return path, stored, decoded, put(dense, decoded)
 
-    name = "backbone.layers.0.mixer.in_proj"
-    scale = stored[f"{name}.input_scale"]
-    got = model.layers[0].mixer.in_proj(x).numpy()
-    want = fake_fp8(x.numpy(), scale) @ decoded[f"{name}.weight"].T
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
-    assert not np.allclose(plain.layers[0].mixer.in_proj(x).numpy(), want, rtol=1e-3, atol=1e-3)
 
-    moe, x = model.layers[1].mixer, torch.randn(5, 32)
-    weights, indices = (
-        torch.rand(5, 3),
-        torch.tensor([[0, 11, 2], [3, 2, 1], [10, 0, 9]] + [[4, 5, 2]] * 2),
-    )
+def check_activations(model, stored, decoded):
+    """W4A4 experts and FP8 layers against numpy on quantised and decoded activations."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(5, 48, generator=generator)
+    for layer in ("in_proj", "out_proj"):
+        name = f"backbone.layers.0.mixer.{layer}"
+        x = torch.randn(5, decoded[f"{name}.weight"].shape[1], generator=generator)
+        got = getattr(model.layers[0].mixer, layer)(x).numpy()
+        want = fake_fp8(x.numpy(), stored[f"{name}.input_scale"]) @ decoded[f"{name}.weight"].T
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+    moe, x = model.layers[1].mixer, torch.randn(5, 32, generator=generator)
+    weights = torch.rand(5, 3, generator=generator)
+    indices = torch.tensor([[0, 11, 2], [3, 2, 1], [10, 0, 9], [4, 5, 2], [6, 7, 8]])
     experts = moe.experts
     at = indices if experts.place is None else experts.place[indices]
     up, down = (experts.matrix(leaf, x.dtype) for leaf in experts.matrices)
@@ -78,6 +84,123 @@ def test_activations_as_the_checkpoint_says(tmp_path):
             h = fake_nvfp4(h, stored[f"{stem}.down_proj.input_scale"])
             want[t] += float(weights[t, k]) * (decoded[f"{stem}.down_proj.weight"] @ h)
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
+def with_fp8_keys(dense, ids):
+    """Logits of the dense model whose keys and values take on the values of their codes."""
+    hooks = [
+        projection.register_forward_hook(
+            lambda module, args, y: torch.from_numpy(fake_fp8(y.numpy(), F32(0.02)))
+        )
+        for layer, letter in zip(dense.layers, dense.config.pattern, strict=True)
+        if letter == "*"
+        for projection in (layer.mixer.k_proj, layer.mixer.v_proj)
+    ]
+    result = logits(dense, ids)
+    for hook in hooks:
+        hook.remove()
+    return result
+
+
+def check(make):
+    """Logits of the dequantised model, without a cache and with FP8 keys, and known products."""
+    (_, stored, decoded, dense), model = make.known, make("bf16")
+    assert relative(logits(model), logits(dense)) < 1e-5
+    ids = tokens(2, 9)
+    assert relative(steps(model, ids)[0], with_fp8_keys(dense, ids)) < 1e-3
+    check_activations(make("checkpoint"), stored, decoded)
+
+
+class Loader:
+    """Loads the checkpoint and then changes the model."""
+
+    def __init__(self, known, change=lambda model: None):
+        self.known, self.change = known, change
+
+    def __call__(self, activations):
+        model = load(self.known[0], activations=activations)
+        self.change(model)
+        return model
+
+
+def experts_of(model):
+    return model.layers[1].mixer.experts
+
+
+def unplace(model):
+    experts_of(model).place = None
+
+
+def invert_place(model):
+    experts_of(model).place = experts_of(model).place.argsort().int()
+
+
+def swap_inputs(model):
+    moe = experts_of(model)
+    up, down = moe.up_proj_input_scale, moe.down_proj_input_scale
+    moe.up_proj_input_scale, moe.down_proj_input_scale = down, up
+
+
+def one_scale(name):
+    def change(model):
+        scale = getattr(experts_of(model), name)
+        setattr(experts_of(model), name, scale[:1].expand(12))
+
+    return change
+
+
+def rolled(name, dim):
+    def change(model):
+        t = getattr(experts_of(model), name)
+        setattr(experts_of(model), name, t.view(torch.uint8).roll(1, dim).view(t.dtype))
+
+    return change
+
+
+def swap_nibbles(model):
+    codes = experts_of(model).down_proj
+    experts_of(model).down_proj = codes >> 4 | codes << 4
+
+
+def scaled(layer, leaf, buffer, factor):
+    def change(model):
+        module = getattr(model.layers[layer].mixer, leaf)
+        setattr(module, buffer, getattr(module, buffer) * factor)
+
+    return change
+
+
+def forget_keys_scale(model):
+    model.layers[2].mixer.kv_scales = lambda stored: (1.0, 0.02)
+
+
+FAULTS = {
+    "experts taken in order": unplace,
+    "places inverted": invert_place,
+    "one global scale for all experts": one_scale("up_proj_weight_scale_2"),
+    "one input scale for all experts": one_scale("down_proj_input_scale"),
+    "input scales of up and down swapped": swap_inputs,
+    "block scales of the next expert": rolled("up_proj_weight_scale", 0),
+    "block scales of the next block": rolled("up_proj_weight_scale", 2),
+    "codes of the next row": rolled("down_proj", 1),
+    "nibbles swapped": swap_nibbles,
+    "FP8 scale off": scaled(0, "out_proj", "weight_scale", 1.01),
+    "FP8 input scale off": scaled(0, "in_proj", "input_scale", 2.5),
+    "scale of keys too small": scaled(2, "k_proj", "k_scale", 0.01),
+    "scale of values too small": scaled(2, "v_proj", "v_scale", 0.01),
+    "scale of keys ignored": forget_keys_scale,
+}
+
+
+def test_every_planted_fault_is_caught(super_nvfp4, monkeypatch):
+    monkeypatch.setattr("warpweave.model.checkpoint._SMALL", 0)  # the experts are views, reordered
+    plant = {name: lambda make, c=change: Loader(make.known, c) for name, change in FAULTS.items()}
+    assert_all_caught(Loader(super_nvfp4), plant, check)
+
+
+def test_quantised_activations_cost_little(super_nvfp4):
+    path, *_ = super_nvfp4
+    plain, model = load(path), load(path, activations="checkpoint")
     assert 1e-4 < relative(logits(model), logits(plain)) < 0.5
 
 
