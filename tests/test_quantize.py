@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -224,6 +225,14 @@ def test_pieces_of_a_matrix_give_the_same_bytes(source, tmp_path, monkeypatch):
     for a, b in zip(*(report["matrices"] for report in reports), strict=True):
         assert a["worst_block"] == b["worst_block"]
         assert a["error"] == pytest.approx(b["error"], rel=1e-6)
+
+
+@pytest.mark.skipif(not find_spec("warpweave._native"), reason="needs the compiled kernels")
+@pytest.mark.parametrize("recipe", ["nvfp4", "mixed"])
+def test_native_kernels_write_the_same_bytes(source, tmp_path, recipe):
+    run(source, tmp_path / "reference", recipe, four_over_six=recipe == "mixed")
+    quantize(source, tmp_path / "native", recipe, four_over_six=recipe == "mixed")
+    assert everything(tmp_path / "native") == everything(tmp_path / "reference")
 
 
 class Interrupt(Exception):

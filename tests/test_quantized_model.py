@@ -2,6 +2,8 @@
 """Quantised matrices in the modules of a model, quantised activations, FP8 keys and values, fp16
 states."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -357,3 +359,25 @@ def test_hold_checks_the_shape():
     assert list(experts.quantized()) == ["up_proj"]
     with pytest.raises(ValueError, match=r"down_proj has shape \(2, 32, 16\), not \(2, 16, 32\)"):
         experts.hold("down_proj", good)
+
+
+@pytest.mark.skipif(not find_spec("warpweave._native"), reason="needs the compiled kernels")
+@pytest.mark.parametrize("activations", ["bf16", "checkpoint"])
+@pytest.mark.parametrize("layout", ["Super NVFP4", "Lightning NVFP4", "Super FP8", "Nano 4B NVFP4"])
+def test_native_kernels_read_the_files_as_the_reference(tmp_path, monkeypatch, layout, activations):
+    """Experts are strided views in the file's order; prompts and single tokens."""
+    monkeypatch.setattr("warpweave.model.checkpoint._SMALL", 0)
+    config, rule, exclude, kv = LAYOUTS[layout]
+    _, tensors = dense_and_tensors(config)
+    stored, _, layers = quantise(tensors, rule)
+    write(tmp_path, stored, config.to_dict(), *modelopt(layers, exclude, kv))
+    ids = tokens(2, 9)
+    options = {"activations": activations}
+    want, _ = steps(load(tmp_path, **options), ids)
+    got, _ = steps(Model.from_pretrained(tmp_path, **options), ids)
+    # A last bit of an activation can move its code, and a code is a sixteenth of the value.
+    assert relative(got, want) < (1e-3 if kv or activations == "checkpoint" else 2e-5)
+    options["dtype"] = torch.bfloat16
+    noise = relative(steps(load(tmp_path, **options), ids)[0], want)
+    narrow, _ = steps(Model.from_pretrained(tmp_path, **options), ids)
+    assert relative(narrow, want) < 2 * noise
