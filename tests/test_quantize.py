@@ -419,6 +419,8 @@ def test_command_reports_and_draws(tmp_path):
     assert re.search(r"layers\.0\.mixer\.in_proj +FP8 +1 +0\.02\d\d", result.stdout)
     assert "worst blocks of 16" in result.stdout
     assert (tmp_path / "q" / "quantization.png").read_bytes().startswith(b"\x89PNG")
+    facts = json.loads(CliRunner().invoke(cli.app, ["info", str(tmp_path / "q"), "--json"]).stdout)
+    assert facts["quantised_matrices"] == {"NVFP4": 36, "FP8": 10}
     generated = CliRunner().invoke(
         cli.app, ["generate", "--model", str(tmp_path / "q"), "--backend", "reference",
                   "--max-new-tokens", "4", "It was"],

@@ -23,8 +23,9 @@ from rich.table import Table
 
 from .model import Config, Model
 from .model.backend import BACKENDS
-from .model.checkpoint import CheckpointError, read_directory
+from .model.checkpoint import CheckpointError, layer_name, read_directory
 from .model.generate import Sampler, Stats, stream_text
+from .model.quantization import read_metadata
 from .model.quantize import RECIPES
 from .model.tokenizer import Tokenizer
 
@@ -325,6 +326,14 @@ def describe(path: Path) -> dict[str, Any]:
             dtypes[str(entry.dtype).removeprefix("torch.")] += entry.nbytes
         facts["weight_bytes"] = sum(dtypes.values())
         facts["weight_bytes_by_dtype"] = dict(dtypes)
+        layers = Counter(
+            scheme.name if (scheme := source.scheme(layer_name(name, expert))) else "none"
+            for source in read_metadata(path, config)[:1]
+            for name, parts in stored.pieces.items()
+            for expert, entry in parts.items()
+            if entry.dtype in (torch.uint8, torch.float8_e4m3fn) and "_scale" not in name
+        )
+        facts["quantised_matrices"] = dict(layers)
         facts["unused_tensors"] = len(stored.unused)
     return facts
 
