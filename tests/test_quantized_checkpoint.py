@@ -153,6 +153,29 @@ def test_one_metadata_file_is_enough(tmp_path, which):
     assert relative(logits(load(tmp_path)), logits(put(dense, decoded))) < 1e-5
 
 
+def test_mixed_groups_without_a_list_of_layers(tmp_path):
+    """As older exporters write config.json, and nested as in multimodal files."""
+    config, rule, exclude, _ = LAYOUTS["Lightning NVFP4"]
+    dense, tensors = dense_and_tensors(config)
+    stored, decoded, layers = quantise(tensors, rule)
+    weight_only = [name for name, algo in layers.items() if algo == "W4A16_NVFP4"]
+    bits = {"dynamic": False, "num_bits": 8, "type": "float"}
+    fp8 = {
+        "weights": bits,
+        "input_activations": bits,
+        "targets": sorted(set(layers) - {*weight_only}),
+    }
+    ours = {
+        "quant_method": "modelopt",
+        "quant_algo": "MIXED_PRECISION",
+        "config_groups": {"a": fp8, "b": {"quant_algo": "W4A16_NVFP4", "targets": weight_only}},
+        "ignore": exclude,
+    }
+    nested = {"text_config": config.to_dict(), "vision_config": {}, "quantization_config": ours}
+    write(tmp_path, {f"language_model.{name}": a for name, a in stored.items()}, nested)
+    assert relative(logits(load(tmp_path)), logits(put(dense, decoded))) < 1e-5
+
+
 def test_nvfp4_without_activations_in_the_groups_is_weight_only(tmp_path):
     dense, tensors = dense_and_tensors(LATENT)
     stored, decoded, layers = quantise(tensors, everything("W4A16_NVFP4"))
@@ -554,6 +577,9 @@ def test_metadata_that_contradicts_the_tensors(super_nvfp4, tmp_path):
     refused(changed(kv_cache_quant_algo="NVFP4"), None, "KV cache's 'NVFP4'", **value)
     refused(changed(quantized_layers={}), None, "has no quantized_layers", **value)
     refused({"x": 1}, None, "no object 'quantization'", **value)
+    for key in ("exclude_modules", "quantized_layers"):
+        refused(changed(**{key: 3}), None, "hf_quant_config.json describes the quantis", **value)
+    refused(None, ours | {"ignore": 3}, "config.json describes the quantis", **value)
     refused(None, {"quant_method": "awq"}, "quant_method 'awq'", **value)
     refused(None, {"quant_method": "compressed-tensors"}, "no config_groups", **value)
 

@@ -209,6 +209,8 @@ def quantize(
         amax = None
         if calibration is not None:
             ids = Tokenizer(source).encode(calibration.read_text(encoding="utf-8"))[:tokens]
+            if not ids:
+                raise ValueError(f"{calibration} holds no text")
             rows = torch.tensor(ids[: len(ids) // 512 * 512 or None]).view(-1, min(512, len(ids)))
             with progress_bar("calibrating") as show:
                 amax = calibrate(source, rows, backend=backend, progress=show)

@@ -88,14 +88,18 @@ class Metadata:
 
 def read_metadata(path: Path, config: Config) -> list[Metadata]:
     """One for each place that says something. ValueError for what cannot be understood."""
-    found = []
-    if (path / QUANT_CONFIG).is_file():
-        values = read_json(path / QUANT_CONFIG).get("quantization")
-        if not isinstance(values, dict):
-            raise ValueError(f"{QUANT_CONFIG} has no object 'quantization'")
-        found.append(_modelopt(QUANT_CONFIG, values))
-    if config.quantization_config is not None:
-        found.append(_from_config(config.quantization_config))
+    found, source = [], QUANT_CONFIG
+    try:
+        if (path / QUANT_CONFIG).is_file():
+            values = read_json(path / QUANT_CONFIG).get("quantization")
+            if not isinstance(values, dict):
+                raise ValueError(f"{QUANT_CONFIG} has no object 'quantization'")
+            found.append(_modelopt(QUANT_CONFIG, values))
+        source = "config.json"
+        if config.quantization_config is not None:
+            found.append(_from_config(config.quantization_config))
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{source} describes the quantisation in another form: {error}") from None
     return found
 
 
@@ -120,9 +124,11 @@ def _modelopt(source: str, values: dict[str, Any]) -> Metadata:
     algorithm = values.get("quant_algo")
     groups = values.get("config_groups") or {}
     if algorithm == "MIXED_PRECISION":
-        layers = values.get("quantized_layers")
-        if not isinstance(layers, dict) or not layers:
+        layers = values.get("quantized_layers") or {}
+        if not layers and not groups:
             raise ValueError(f"MIXED_PRECISION of {source} has no quantized_layers")
+        if not layers:
+            _add_groups(metadata, groups)
         for name, layer in layers.items():
             _add(metadata, name, _algorithm(layer.get("quant_algo"), layer.get("group_size")))
     elif algorithm is not None:
@@ -168,6 +174,8 @@ def _add_groups(metadata: Metadata, groups: Mapping[str, Any], kind: str | None 
 def _group_scheme(group: Mapping[str, Any], kind: str | None) -> Scheme:
     """What a config group asks for. Inputs are quantised per tensor (for NVFP4 tensor_group), per
     token, or not at all."""
+    if "weights" not in group and "quant_algo" in group:
+        return _algorithm(group["quant_algo"])
     weights, inputs = group.get("weights") or {}, group.get("input_activations")
     strategy, size = weights.get("strategy"), weights.get("group_size")
     bits = (weights.get("type", "int"), weights.get("num_bits"))

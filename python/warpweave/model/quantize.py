@@ -66,7 +66,7 @@ FOUR_OVER_SIX_MAX = 6 * 256.0  # leaves block scales the room to grow by half
 # Without calibration, activations are taken to stay below this: FP8 then has the scale 1, and an
 # NVFP4 block of activations keeps its precision down to a largest magnitude of 1/64.
 ASSUMED_AMAX = 448.0
-_CHUNK = 1 << 22  # elements of a matrix in memory at a time
+_CHUNK = 1 << 19  # elements of a matrix in memory at a time: they stay in the cache
 _COPY = 1 << 24  # bytes
 
 
@@ -365,12 +365,13 @@ class Writer:
         top = torch.zeros(())
         for lo in chunks:
             x = self.read(job.entry, lo, min(lo + step, N))
-            if not x.isfinite().all():
+            most = x.abs().max().float()
+            if not most.isfinite():
                 row, column = (~x.isfinite()).nonzero()[0].tolist()
                 value = float(x[row, column])
                 raise ValueError(f"{job.entry.name} in {job.entry.path.name} is {value} at "
                                  f"[{lo + row}, {column}]")  # fmt: skip
-            top = torch.maximum(top, x.abs().max().float())
+            top = torch.maximum(top, most)
         scale = weight_scale(top, job.algorithm, self.four_over_six)
         errors = Errors(K)
         for lo in chunks:
