@@ -29,6 +29,7 @@ from warpweave.model import quantize as quantizer
 from warpweave.model.calibrate import calibrate
 from warpweave.model.checkpoint import INDEX, CheckpointError, released_tensors
 from warpweave.model.quantize import ASSUMED_AMAX, RECIPES, algorithm, quantize, quantize_model
+from warpweave.model.tensorfile import read_header
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -210,6 +211,8 @@ def test_layers_stay_together_and_can_be_mapped(source, tmp_path, monkeypatch):
     assert experts.place is None
     assert experts.up_proj.stride(0) > experts.up_proj[0].numel()
     for file in (tmp_path / "q").glob("*.safetensors"):
+        for name, entry in read_header(file).items():
+            assert entry.start % entry.dtype.itemsize == 0, name
         with safe_open(file, "pt") as opened:  # the library checks order and gaps
             assert opened.keys()
 
@@ -400,6 +403,14 @@ def test_calibration_sees_every_input(source, tmp_path, monkeypatch):
     for row in rows:
         scale = stored[f"backbone.{row['layer']}.input_scale"]
         assert float(scale) == pytest.approx(amax[row["layer"]] / 2688, rel=1e-6)
+
+
+def test_experts_without_tokens_take_the_most_of_the_others(source):
+    amax = calibrate(source, tokens(1, 1), backend="reference")
+    for leaf in ("up_proj", "down_proj"):
+        found = [amax[f"layers.1.mixer.experts.{e}.{leaf}"] for e in range(12)]
+        assert sum(value == max(found) for value in found) >= 12 - 3 + 1
+        assert min(found) > 0
 
 
 # The command.
