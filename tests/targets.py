@@ -117,7 +117,9 @@ def moving(op: Callable[..., Any], device: str) -> Callable[..., Any]:
         for name in written:
             if given.get(name) is not None:
                 given[name].copy_(moved[name].cpu())
-        return tuple(t.cpu() for t in result) if isinstance(result, tuple) else result.cpu()
+        results = result if isinstance(result, tuple) else (result,)
+        back = tuple(t.to("cpu") for t in results)  # tensors, plain or quantised
+        return back if isinstance(result, tuple) else back[0]
 
     return call
 

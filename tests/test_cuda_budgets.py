@@ -97,6 +97,7 @@ GRIDS = {
     "grouped_gemm": (BF16, F32),
     "moe_mlp": (BF16, F32),
     "moe_route": ((BF16, BF16), (F32, F32), (BF16, F32)),
+    "nvfp4_quantize": (BF16, F32, torch.float16),
     "rms_norm": (BF16, F32, torch.float16),
     "ssd_scan": (BF16, F32),
     "ssm_step": (BF16, F32, torch.float16),
@@ -262,6 +263,13 @@ def experts(T: int, K: int, I: int) -> Slice:  # noqa: E741
     return Slice(call, T * K, products + pairs * K * 4 + x.nbytes, 4.0 * pairs * I * K)
 
 
+def quantize(rows: int, K: int, **mode: Any) -> Slice:
+    """x twice, and codes and block scales."""
+    x = torch.randn(rows, K).to(BF16)
+    call = lambda: ops.nvfp4_quantize(x, **mode)  # noqa: E731
+    return Slice(call, x.numel(), 2 * x.nbytes + x.numel() / 2 + x.numel() / 16)
+
+
 def scan(T: int, H: int, P: int, N: int) -> Slice:
     """Chunks of 64: C·Bᵀ and its product with X in blocks of 16 on and below the diagonal, C times
     the state but for the first chunk, and the state's own step."""
@@ -295,6 +303,9 @@ SLICES: dict[str, Callable[[], Slice]] = {
     "grouped_gemm, 64 rows": lambda: gemm(64, 64, 256, 512),
     "grouped_gemm, 128 rows": lambda: gemm(128, 128, 256, 512),
     "moe_mlp, 64 tokens": lambda: experts(64, 1024, 512),
+    "nvfp4_quantize": lambda: quantize(64, 4096),
+    "nvfp4_quantize, tiles": lambda: quantize(64, 4096, block="2d"),
+    "nvfp4_quantize, stochastic": lambda: quantize(64, 4096, rounding="stochastic"),
     "ssd_scan, P64 N64": lambda: scan(256, 8, 64, 64),
     "ssd_scan, P80 N64": lambda: scan(256, 8, 80, 64),
     "ssd_scan, P64 N128": lambda: scan(256, 8, 64, 128),

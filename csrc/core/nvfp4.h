@@ -16,10 +16,15 @@
 
 #include "core/numerics.h"
 
-#if defined(__CUDACC__)
+#if defined(__CUDA_ARCH__)
 #define WW_UNROLL _Pragma("unroll")
+#define WW_COLD static inline
+#elif defined(__CUDACC__)  // nvcc's host pass knows neither pragma
+#define WW_UNROLL
+#define WW_COLD static inline
 #else
 #define WW_UNROLL _Pragma("GCC unroll 16")
+#define WW_COLD static __attribute__((noinline))
 #endif
 #define WW_LANES WW_HD static inline __attribute__((always_inline))
 
@@ -208,9 +213,20 @@ WW_LANES void nvfp4_pack(const Code& code, typename L::F divisor, typename L::U 
   }
 }
 
+// To nearest, by the quotients themselves. Apart on CPUs, or its registers would be those of the
+// usual case.
+template <typename L>
+WW_HD WW_COLD void nvfp4_divide(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
+                                typename L::U (&words)[2]) {
+  const auto code = [&](int k) {
+    return with_sign<L>(e2m1_nearest<L>(magnitude<L>(v[k]) / divisor), v[k]);
+  };
+  nvfp4_pack<L, kCodeBase>(code, divisor, words);
+}
+
 // To nearest. A product with the reciprocal that is 6 to 20 ulp too large has the quotient's code,
 // unless it is less than 32 ulp above one of E2M1's bounds, those floats whose lowest 21 bits are 0.
-// Then, or where a reciprocal could be subnormal, the quotients themselves are taken.
+// Then, or where a reciprocal could be subnormal, the block is divided.
 template <typename L>
 WW_LANES void nvfp4_codes(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
                           typename L::U (&words)[2]) {
@@ -218,18 +234,14 @@ WW_LANES void nvfp4_codes(const typename L::F (&v)[kNvfp4Block], typename L::F d
   using I = typename L::I;
   const F live = divisor > 0.f ? divisor : F{} + 1.f, factor = 0x1.00001p0f / live;
   I least_gap = live < 0x1p120f ? (live > 0x1p-120f ? I{} + 1 : I{}) : I{};
-  const auto product = [&](int k) {
+  const auto code = [&](int k) {
     const F q = L::mul_add(magnitude<L>(v[k]), factor, F{} + 0x1.4cp-30f);  // so that 0 is no bound
     const I gap = lanes_cast<I>(q) & 0x1fffe0;
     least_gap = gap < least_gap ? gap : least_gap;
     return with_sign<L>(e2m1_nearest<L>(q), v[k]);
   };
-  nvfp4_pack<L, kCodeBase>(product, divisor, words);
-  if (!L::any(least_gap == 0)) return;
-  const auto quotient = [&](int k) {
-    return with_sign<L>(e2m1_nearest<L>(magnitude<L>(v[k]) / live), v[k]);
-  };
-  nvfp4_pack<L, kCodeBase>(quotient, divisor, words);
+  nvfp4_pack<L, kCodeBase>(code, divisor, words);
+  if (L::any(least_gap == 0)) nvfp4_divide<L>(v, divisor, words);
 }
 
 // Stochastic, with the random words of the counters from the block's first element / 4 on.

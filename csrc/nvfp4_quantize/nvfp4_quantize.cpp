@@ -33,7 +33,7 @@ void nvfp4_quantize_cpu(const Nvfp4QuantizeParams& p) {
   if (first < 0) return;
   const int64_t row = first / p.K, k = first % p.K;
   const float value = load_param(p.x, p.dtype, row * p.x_stride + k);
-  WW_CHECK(!std::isfinite(value), "nvfp4_quantize: 'x' is ", value, " in row ", row, ", column ", k,
+  WW_CHECK(std::isfinite(value), "nvfp4_quantize: 'x' is ", value, " in row ", row, ", column ", k,
            "; supported: finite values");
   fail("nvfp4_quantize: 'x' is too large in row ", row, " from column ", k, " on, 'hadamard' ",
        "overflows; supported: sums of 16 magnitudes below 3.4e38");

@@ -11,7 +11,7 @@
 // refused on CPUs; on CUDA g is of the other values, and the s of such a block is NaN.
 #pragma once
 
-#include "core/types.h"
+#include "core/numerics.h"
 
 namespace ww {
 
@@ -37,10 +37,10 @@ void nvfp4_quantize_cpu(const Nvfp4QuantizeParams& p);
 // int ww_nvfp4_quantize(const Nvfp4QuantizeParams*, void* stream)
 // int64_t ww_nvfp4_quantize_workspace(const Nvfp4QuantizeParams*)
 
-static inline int64_t nvfp4_scales(const Nvfp4QuantizeParams& p) {
+WW_HD static inline int64_t nvfp4_scales(const Nvfp4QuantizeParams& p) {
   return p.scale_rows == p.rows ? 1 : p.rows / p.scale_rows;
 }
-static inline float nvfp4_bound(const Nvfp4QuantizeParams& p) {
+WW_HD static inline float nvfp4_bound(const Nvfp4QuantizeParams& p) {
   return 6.f * (p.four_over_six ? 256.f : 448.f);  // headroom for a scale 1.5 times as large
 }
 

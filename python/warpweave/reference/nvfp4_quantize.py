@@ -45,16 +45,16 @@ def nvfp4_quantize(
     amax = _amax(v, (-1,))
     if tiles:
         amax = _over_rows(_by_tile(amax).amax(-2))
-    block_scales = _e4m3(amax / 6.0 / wide)
+    block_scales = _block_scale(amax, 6.0, wide)
     if four_over_six:
-        to_four = _e4m3(amax / 4.0 / wide)
+        to_four = _block_scale(amax, 4.0, wide)
         better = _error(v, to_four, wide, tiles) < _error(v, block_scales, wide, tiles)
         block_scales = torch.where(better, to_four, block_scales)
     q = _quotient(v, block_scales, wide)
     if rounding == "nearest":
         codes = _nearest(q.abs())
     else:
-        codes = _stochastic(q.abs(), _philox(draw_seed(generator), x.numel()).view_as(v))
+        codes = _stochastic(q.abs(), _words(draw_seed(generator), x.numel()).view_as(v))
     codes = torch.where(q < 0, codes + 8, codes).flatten(-2).to(torch.uint8)
     packed = codes[..., ::2] | codes[..., 1::2] << 4
     return NVFP4Tensor(packed, block_scales.to(torch.float8_e4m3fn), scale)
@@ -81,6 +81,8 @@ def _check(x: Tensor, global_scale: Tensor | str | None, block: str, rounding: s
                 f"global_scale is {global_scale.dtype} of shape {tuple(global_scale.shape)}, "
                 f"supported is float32 of one of {shapes}"
             )
+        if not ((global_scale > 0) & (global_scale < inf)).all():
+            raise ValueError("global_scale is not positive and finite")
         by_row = global_scale.dim() == x.dim() - 1
     elif global_scale is not None and not by_row:
         raise ValueError(f"global_scale is {global_scale!r}, supported is None, 'row' or a Tensor")
@@ -118,6 +120,10 @@ def _by_tile(v: Tensor) -> Tensor:
 
 def _over_rows(v: Tensor) -> Tensor:
     return v.repeat_interleave(BLOCK, -2)
+
+
+def _block_scale(amax: Tensor, to: float, scale: Tensor) -> Tensor:
+    return _e4m3(amax / to / scale)
 
 
 def _e4m3(v: Tensor) -> Tensor:
@@ -166,13 +172,20 @@ def _in_order(v: Tensor, dim: int) -> Tensor:
     return total
 
 
-def _philox(seed: int, n: int) -> Tensor:
-    """Word i of n: word i % 4 of Philox4x32-10 (Salmon et al., SC 2011) at the counter i / 4."""
-    counter = torch.arange((n + 3) // 4)
-    c = [counter & WORD, counter >> 32, torch.zeros_like(counter), torch.zeros_like(counter)]
-    k0, k1 = seed & WORD, seed >> 32 & WORD
+def _words(seed: int, n: int) -> Tensor:
+    """Word i of n: word i % 4 of Philox at the counter i / 4."""
+    i = torch.arange((n + 3) // 4)
+    zero = torch.zeros_like(i)
+    return torch.stack(philox((i & WORD, i >> 32, zero, zero), seed), -1).flatten()[:n]
+
+
+def philox(counter: tuple[Tensor, ...], key: int) -> tuple[Tensor, ...]:
+    """Philox4x32-10 of Salmon et al., SC 2011: 128 bits of counter to as many random ones, in words
+    of 32 from the lowest on."""
+    c = counter
+    k0, k1 = key & WORD, key >> 32 & WORD
     for _ in range(10):
         a, b = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57  # exact modulo 2^64
-        c = [b >> 32 & WORD ^ c[1] ^ k0, b & WORD, a >> 32 & WORD ^ c[3] ^ k1, a & WORD]
+        c = (b >> 32 & WORD ^ c[1] ^ k0, b & WORD, a >> 32 & WORD ^ c[3] ^ k1, a & WORD)
         k0, k1 = k0 + 0x9E3779B9 & WORD, k1 + 0xBB67AE85 & WORD
-    return torch.stack(c, -1).flatten()[:n]
+    return c
