@@ -347,9 +347,9 @@ def test_stochastic_rounding_to_fp16_is_unbiased():
         sigma = (p * (1 - p) / x.numel()).sqrt() * (high - low)
         assert abs(y.mean() - x[0].double()) < 4 * sigma
     # Word i % 4 of Philox at the counter i / 4, key from the generator: known words of the paper.
-    from warpweave.reference.nvfp4_quantize import _philox
+    from warpweave.reference.nvfp4_quantize import philox
 
-    assert _philox(0, 4).tolist() == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    assert philox(0, 4).tolist() == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 
 
 def test_hold_checks_the_shape():

@@ -23,8 +23,9 @@ from rich.table import Table
 
 from .model import Config, Model
 from .model.backend import BACKENDS
-from .model.checkpoint import CheckpointError, layer_name, read_directory
+from .model.checkpoint import CheckpointError, read_directory
 from .model.generate import Sampler, Stats, stream_text
+from .model.names import layer_name
 from .model.quantization import read_metadata
 from .model.quantize import RECIPES
 from .model.tokenizer import Tokenizer

@@ -6,8 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..reference.nvfp4_quantize import _philox as philox
-from ..reference.nvfp4_quantize import draw_seed
+from ..reference.nvfp4_quantize import draw_seed, philox
 from .config import Config
 
 KV_DTYPES = ("bf16", "fp8")

@@ -16,44 +16,26 @@ import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..quantized import BLOCK, FP8Tensor, NVFP4Tensor
 from . import tensorfile
+from .checkpoint_quantized import bad_scale, hold_quantized, quantized_layers
 from .config import Config, read_json
-from .quantization import (
-    QUANT_CONFIG,
-    Metadata,
-    check_layer,
-    missing_layers,
-    quant_configs,
-    read_metadata,
-)
+from .names import EXPERT, disk_name, model_name, where
+from .quantization import QUANT_CONFIG, quant_configs, read_metadata
 from .tensorfile import Entry, Maps
-from .weights import Matrices, scale_name
 
 if TYPE_CHECKING:
     from .model import Model
 
 INDEX = "model.safetensors.index.json"
-_EXPERT = re.compile(r"(layers\.\d+\.mixer\.experts)\.(up_proj|down_proj)(?:_(\w+))?")
-_STORED_EXPERT = re.compile(r"(layers\.\d+\.mixer\.experts)\.(\d+)\.(up_proj|down_proj)\.(\w+)")
-_KV_SCALE = re.compile(r"(layers\.\d+\.mixer)\.([kv])_scale")
 _RECIPROCAL = "_global_scale"  # the end of names whose values multiply before encoding
-_FORMATS = {torch.uint8: "nvfp4", torch.float8_e4m3fn: "fp8"}
-# compressed-tensors' names of the parts of a quantised matrix, and ModelOpt's
-_PARTS = {
-    "weight_packed": "weight",
-    "weight_global_scale": "weight_scale_2",
-    "input_global_scale": "input_scale",
-}
 _SMALL = 4096  # bytes: what is smaller is read rather than mapped
 _NESTED = re.compile(r"^(model\.)?language_model\.")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -191,111 +173,6 @@ def _expert_order(
     return found[0]
 
 
-def hold_quantized(model: Model, stored: Stored, metadata: list[Metadata]) -> list[str]:
-    """Make the matrices of a meta model that are stored quantised so, with the scales they need.
-    Returns what contradicts the metadata."""
-    problems, layers = [], set()
-    tied = model.tied_names()
-    for path, module in model.named_modules():
-        for leaf in module.matrices if isinstance(module, Matrices) else ():
-            name = f"{path}.{leaf}"
-            parts = stored.pieces.get(name, {})
-            if name in tied or not parts:
-                continue
-            inputs = "none"
-            for expert, entry in parts.items():
-                names = [layer_name(name, expert)]
-                layers.update(names)
-                if expert is None and _EXPERT.fullmatch(name):
-                    # Rules may be for each expert although they are stored as one tensor.
-                    each = [layer_name(name, e) for e in range(getattr(module, leaf).shape[0])]
-                    layers.update(each)
-                    if not any(source.scheme(names[0]) for source in metadata):
-                        names = each
-                for layer in names:
-                    form = _FORMATS.get(entry.dtype)
-                    inputs, found = check_layer(metadata, layer, where(entry), form)
-                    problems += found
-            formats = {_FORMATS.get(entry.dtype) for entry in parts.values()}
-            if len(formats) > 1:
-                odd = Counter(entry.dtype for entry in parts.values()).most_common()[-1][0]
-                first = next(entry for entry in parts.values() if entry.dtype == odd)
-                problems.append(f"{where(first)} is {odd}, other experts of the layer are not")
-            elif formats != {None}:
-                inputs = "none" if path == "embeddings" else inputs
-                problems += _hold(module, name, inputs, stored)
-        if f"{path}.k_scale" in stored.pieces or f"{path}.v_scale" in stored.pieces:
-            for leaf in ("k_scale", "v_scale"):
-                if f"{path}.{leaf}" in stored.pieces and path.endswith(f"{leaf[0]}_proj"):
-                    module.register_buffer(leaf, torch.empty((), device="meta"))
-    return problems + list(missing_layers(metadata, layers))
-
-
-def _hold(module: Matrices, name: str, inputs: str, stored: Stored) -> list[str]:
-    leaf = name.rpartition(".")[2]
-    owner, parts = name.removesuffix(leaf), stored.pieces[name]
-    first = next(iter(parts.values()))
-    *batch, N, K = getattr(module, leaf).shape
-
-    def scale(part: str) -> Tensor:
-        """Of the shape that is stored: one for all, one for each matrix or one for each row."""
-        pieces = stored.pieces.get(owner + scale_name(leaf, part), {})
-        size = max((prod(entry.shape) for entry in pieces.values()), default=1)
-        size *= len(pieces) if None not in pieces else 1
-        count = prod(batch)
-        rows = size == count * N and part == "weight_scale"
-        shape = (*batch, N) if rows else batch if size == count or None not in parts else ()
-        return torch.empty(shape, device="meta")
-
-    given: Tensor | str | None = None
-    if inputs == "token":
-        given = inputs
-    elif inputs == "static" or owner + scale_name(leaf, "input_scale") in stored.pieces:
-        given = scale("input_scale")
-    if _FORMATS[first.dtype] == "fp8":
-        data = torch.empty(*batch, N, K, dtype=torch.float8_e4m3fn, device="meta")
-        module.hold(leaf, FP8Tensor(data, scale("weight_scale")), given)
-    elif K % BLOCK:
-        return [f"{where(first)} is nvfp4, its rows of {K} are no multiple of 16"]
-    else:
-        codes = torch.empty(*batch, N, K // 2, dtype=torch.uint8, device="meta")
-        scales = torch.empty(*batch, N, K // BLOCK, dtype=torch.float8_e4m3fn, device="meta")
-        module.hold(leaf, NVFP4Tensor(codes, scales, scale("weight_scale_2")), given)
-    return []
-
-
-def bad_scale(scales: Tensor, entries: Sequence[Entry]) -> list[str]:
-    """The first scale that is no positive number, of a tensor read from one entry or from several
-    stacked. Only the scale of a matrix of zeros may be 0."""
-    if scales.dtype == torch.float8_e4m3fn:
-        bits = scales.view(torch.uint8)  # NaN is 127, and the sign makes it larger
-        if not bits.numel() or int(bits.max()) < 127:
-            return []
-        bad = bits >= 127
-    else:
-        bad = ~(scales >= 0) | scales.isinf()
-        if any("input" in entry.name for entry in entries):
-            bad |= scales == 0
-    if not bad.any():
-        return []
-    at = bad.nonzero()[0].tolist()
-    value = float(scales[tuple(at)].float())
-    entry, at = (entries[at[0]], at[1:]) if len(entries) > 1 else (entries[0], at)
-    return [f"{where(entry)} is {value}" + (f" at {at}" if at else "")]
-
-
-def where(entry: Entry) -> str:
-    return f"{entry.name} in {entry.path.name}"
-
-
-def layer_name(name: str, expert: int | None = None) -> str:
-    """The layer of a matrix: "layers.1.mixer.experts.3.up_proj", "lm_head"."""
-    if expert is not None:
-        stem, _, leaf = name.rpartition(".")
-        return f"{stem}.{expert}.{leaf}"
-    return name.removesuffix(".weight")
-
-
 def read_files(path: Path) -> dict[str, dict[str, Entry]]:
     """File -> name -> tensor of `model.safetensors` or of the files its index names.
 
@@ -359,17 +236,6 @@ def read_directory(path: Path) -> Stored:
     return stored
 
 
-def model_name(name: str) -> tuple[str, int | None]:
-    """The model's name of a stored tensor without prefix, and its expert."""
-    name = _KV_SCALE.sub(r"\1.\2_proj.\2_scale", name)
-    stem, dot, leaf = name.rpartition(".")
-    name = stem + dot + _PARTS.get(leaf, leaf)
-    if match := _STORED_EXPERT.fullmatch(name):
-        leaf = match[3] if match[4] == "weight" else scale_name(match[3], match[4])
-        return f"{match[1]}.{leaf}", int(match[2])
-    return name, None
-
-
 def compare(model: Model, stored: Stored) -> list[str]:
     """Every difference between the tensors a model needs and those stored, by stored name."""
     problems = []
@@ -377,7 +243,7 @@ def compare(model: Model, stored: Stored) -> list[str]:
     for name, t in needed.items():
         parts = stored.pieces.get(name, {})
         want: dict[int | None, tuple[int, ...]] = {None: tuple(t.shape)}
-        if _EXPERT.fullmatch(name) and None not in parts and t.dim():
+        if EXPERT.fullmatch(name) and None not in parts and t.dim():
             want = {expert: tuple(t.shape[1:]) for expert in range(t.shape[0])}
         for expert, shape in want.items():
             if expert not in parts:
@@ -402,52 +268,19 @@ def compare(model: Model, stored: Stored) -> list[str]:
     return problems
 
 
-def disk_name(name: str, expert: int | None = None) -> str:
-    """The released name of a tensor of the model."""
-    if expert is not None and (match := _EXPERT.fullmatch(name)):
-        name = f"{match[1]}.{expert}.{match[2]}.{match[3] or 'weight'}"
-    return name if name.startswith("lm_head.") else f"backbone.{name}"
-
-
 def released_tensors(model: Model) -> Iterator[tuple[str, str, Tensor]]:
     """(released name, name in the model, tensor) in file order, experts one by one; views, nothing
     is copied."""
     tied = model.tied_names()
     tensors = model.state_dict()
     for name, t in tensors.items():
-        if match := _EXPERT.fullmatch(name):
+        if match := EXPERT.fullmatch(name):
             place = tensors.get(f"{match[1]}.place")
             for e in range(tensors[f"{match[1]}.{match[2]}"].shape[0]):
                 slot = e if place is None else int(place[e])
                 yield disk_name(name, e), name, t[slot] if t.dim() else t
         elif name not in tied and not name.endswith(".experts.place"):
             yield disk_name(name), name, t
-
-
-def quantized_layers(model: Model) -> tuple[dict[str, str], list[str]]:
-    """ModelOpt's algorithm of every quantised layer by released name, and the other layers."""
-    algorithms: dict[str, str] = {}
-    rest: list[str] = []
-    for path, module in model.named_modules():
-        for leaf in module.matrices if isinstance(module, Matrices) else ():
-            experts: Sequence[int | None] = [None]
-            if _EXPERT.fullmatch(f"{path}.{leaf}"):
-                experts = range(getattr(module, leaf).shape[0])
-            names = [layer_name(f"{path}.{leaf}", e) for e in experts]
-            names = [name if name == "lm_head" else f"backbone.{name}" for name in names]
-            if leaf not in module.quantized():
-                rest += names
-                continue
-            matrix, inputs = module.matrix(leaf, torch.float32), module.inputs(leaf)
-            if isinstance(matrix, NVFP4Tensor):
-                algorithm = "W4A16_NVFP4" if inputs is None else "NVFP4"
-            elif inputs is None:
-                raise ValueError(f"{path}.{leaf} is FP8 without a scale of its inputs, for which "
-                                 "ModelOpt has no algorithm")  # fmt: skip
-            else:
-                algorithm = "FP8" if isinstance(inputs, Tensor) else "FP8_PER_CHANNEL_PER_TOKEN"
-            algorithms |= dict.fromkeys(names, algorithm)
-    return algorithms, rest
 
 
 def save(

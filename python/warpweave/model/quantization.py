@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config, read_json
+from .names import PREFIXES, plain_name
 
 QUANT_CONFIG = "hf_quant_config.json"
-_PREFIXES = (
-    *("", "backbone.", "model.", "language_model.backbone.", "language_model.model."),
-    *("model.language_model.", "language_model."),
-)
 _OTHERS = ("mtp.", "vision", "mlp1.", "sound", "audio")  # networks beside the language model
 _SPARED = ("embeddings", "lm_head")  # an algorithm for all linear layers may or may not mean them
 
@@ -61,7 +58,7 @@ class Names:
         if any(run in self._names for run in runs):
             return True
         wild = self._wild
-        return wild is not None and any(wild.match(prefix + module) for prefix in _PREFIXES)
+        return wild is not None and any(wild.match(prefix + module) for prefix in PREFIXES)
 
 
 @dataclass
@@ -200,12 +197,6 @@ def _add(metadata: Metadata, name: str, scheme: Scheme) -> None:
         metadata.patterns.append((Names([name]), scheme))
     else:
         metadata.layers[plain_name(name)] = scheme
-
-
-def plain_name(name: str) -> str:
-    """A stored name without its prefix."""
-    prefix = max((p for p in _PREFIXES if name.startswith(p)), key=len)
-    return name[len(prefix) :]
 
 
 def _kv_cache(algorithm: str | None, scheme: Any) -> str | None:

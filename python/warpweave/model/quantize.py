@@ -29,14 +29,13 @@ from .checkpoint import (
     INDEX,
     CheckpointError,
     Progress,
-    layer_name,
-    model_name,
     publish,
     read_files,
     write_json,
 )
 from .config import Config, read_json
-from .quantization import QUANT_CONFIG, plain_name, quant_configs, read_metadata
+from .names import layer_name, model_name, plain_name
+from .quantization import QUANT_CONFIG, quant_configs, read_metadata
 from .tensorfile import Entry
 from .weights import Matrices
 
