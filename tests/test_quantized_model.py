@@ -23,7 +23,9 @@ from test_quantized_checkpoint import (
 )
 from tiny import relative, tiny_config, tiny_model, tokens
 from warpweave import Model, reference
+from warpweave.model.cache import stochastic_half
 from warpweave.model.model import Experts
+from warpweave.reference.nvfp4_quantize import draw_seed, philox
 from warpweave.testing import assert_all_caught
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -326,8 +328,6 @@ def test_fp16_states_round_as_asked():
 
 
 def test_stochastic_rounding_to_fp16_is_unbiased():
-    from warpweave.model.cache import stochastic_half
-
     generator = torch.Generator().manual_seed(5)
     edges = torch.tensor(
         [0.0, -0.0, 1.0, -65504.0, 7e4, -1e9, float("inf"), float("nan"), 2.0**-24]
@@ -346,10 +346,14 @@ def test_stochastic_rounding_to_fp16_is_unbiased():
         p = (value - low) / (high - low)
         sigma = (p * (1 - p) / x.numel()).sqrt() * (high - low)
         assert abs(y.mean() - x[0].double()) < 4 * sigma
-    # Word i % 4 of Philox at the counter i / 4, key from the generator: known words of the paper.
-    from warpweave.reference.nvfp4_quantize import philox
-
-    assert philox(0, 4).tolist() == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    # Element i takes word i % 4 of Philox at the counter i / 4, the key drawn from the generator.
+    key = draw_seed(torch.Generator().manual_seed(7))
+    counter = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    zero = torch.zeros_like(counter)
+    words = torch.stack(philox((counter, zero, zero, zero), key), -1)[range(8), [0, 1, 2, 3] * 2]
+    x = 1 + torch.arange(8) / 8 * 2.0**-10
+    want = 1 + ((words >> 8) * 2.0**-24 < torch.arange(8) / 8) * 2.0**-10
+    assert torch.equal(stochastic_half(x, torch.Generator().manual_seed(7)).float(), want.float())
 
 
 def test_hold_checks_the_shape():

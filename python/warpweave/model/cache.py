@@ -64,7 +64,10 @@ def stochastic_half(x: Tensor, generator: torch.Generator) -> Tensor:
     Element i draws word i % 4 of Philox4x32-10 at the counter i / 4 under a key from the generator,
     so the result depends on neither device nor threads. Saturates at 65504.
     """
-    words = philox(draw_seed(generator), x.numel()).to(x.device).view(x.shape)
+    i = torch.arange((x.numel() + 3) // 4, device=x.device)
+    zero = torch.zeros_like(i)
+    drawn = torch.stack(philox((i, zero, zero, zero), draw_seed(generator)), -1)
+    words = drawn.flatten()[: x.numel()].view(x.shape)
     size = x.abs().clamp(max=_HALF_MAX)
     low = size.half()
     low = torch.where(low.float() > size, low.view(torch.int16) - 1, low.view(torch.int16))
