@@ -81,7 +81,8 @@ def random(shape: tuple[int, ...], dtype: torch.dtype, name: str = "") -> Tensor
 
 def around(v: Tensor, steps: int) -> Tensor:
     """fp32 values, positive, and their neighbours so many steps away."""
-    return (v.view(torch.int32)[..., None] + torch.arange(-steps, steps + 1)).view(F32).flatten()
+    step = torch.arange(-steps, steps + 1, dtype=torch.int32)
+    return (v.view(torch.int32)[..., None] + step).view(F32).flatten()
 
 
 def in_blocks(v: Tensor, first: float) -> Tensor:

@@ -9,6 +9,7 @@
 //   L::mul_add(F a, F b, F c)                 a * b + c, rounded once or twice
 //   L::add_square(F sum, F v)                 sum + v * v, rounded twice
 //   L::any(v == w)                            in one lane at least
+//   L::quotient(F v, F divisor, F reciprocal) v / divisor, as for divisors from 2^-100 to 2^100
 //
 // Every quotient and product is rounded once, in the order written here, so that all lanes of all
 // machines have the same bits: without contraction, and with IEEE division.
@@ -44,6 +45,16 @@ WW_LANES To lanes_cast(From v) {
 template <typename L>
 WW_LANES typename L::F magnitude(typename L::F v) {
   return lanes_cast<typename L::F>(lanes_cast<typename L::I>(v) & 0x7fffffff);
+}
+
+// v / divisor for L::quotient() where products are fused, from the correctly rounded reciprocal: the
+// first step leaves an error below an ulp, and the second rounds as a division would (Markstein, IBM
+// J. Res. Dev. 34, 1990).
+template <typename F, typename Fma>
+WW_LANES F fused_quotient(F v, F divisor, F reciprocal, const Fma& fma) {
+  F q = v * reciprocal;
+  q = fma(fma(-q, divisor, v), reciprocal, q);
+  return fma(fma(-q, divisor, v), reciprocal, q);
 }
 
 // A magnitude rounded to a format with kMantissa bits, subnormal below 2^kMinExponent, and its
@@ -213,8 +224,8 @@ WW_LANES void nvfp4_pack(const Code& code, typename L::F divisor, typename L::U 
   }
 }
 
-// To nearest, by the quotients themselves. Apart on CPUs, or its registers would be those of the
-// usual case.
+// To nearest, for divisors of any size. Apart on CPUs, or its registers would be those of the usual
+// case.
 template <typename L>
 WW_HD WW_COLD void nvfp4_divide(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
                                 typename L::U (&words)[2]) {
@@ -224,24 +235,20 @@ WW_HD WW_COLD void nvfp4_divide(const typename L::F (&v)[kNvfp4Block], typename 
   nvfp4_pack<L, kCodeBase>(code, divisor, words);
 }
 
-// To nearest. A product with the reciprocal that is 6 to 20 ulp too large has the quotient's code,
-// unless it is less than 32 ulp above one of E2M1's bounds, those floats whose lowest 21 bits are 0.
-// Then, or where a reciprocal could be subnormal, the block is divided.
+// To nearest. L::quotient() is as good as a division while its products are no subnormals.
 template <typename L>
 WW_LANES void nvfp4_codes(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
                           typename L::U (&words)[2]) {
   using F = typename L::F;
-  using I = typename L::I;
-  const F live = divisor > 0.f ? divisor : F{} + 1.f, factor = 0x1.00001p0f / live;
-  I least_gap = live < 0x1p120f ? (live > 0x1p-120f ? I{} + 1 : I{}) : I{};
+  const F live = divisor > 0.f ? divisor : F{} + 1.f, reciprocal = 1.f / live;
+  if (L::any(live < 0x1p-100f) || L::any(live > 0x1p100f)) {
+    nvfp4_divide<L>(v, divisor, words);
+    return;
+  }
   const auto code = [&](int k) {
-    const F q = L::mul_add(magnitude<L>(v[k]), factor, F{} + 0x1.4cp-30f);  // so that 0 is no bound
-    const I gap = lanes_cast<I>(q) & 0x1fffe0;
-    least_gap = gap < least_gap ? gap : least_gap;
-    return with_sign<L>(e2m1_nearest<L>(q), v[k]);
+    return with_sign<L>(e2m1_nearest<L>(L::quotient(magnitude<L>(v[k]), live, reciprocal)), v[k]);
   };
   nvfp4_pack<L, kCodeBase>(code, divisor, words);
-  if (L::any(least_gap == 0)) nvfp4_divide<L>(v, divisor, words);
 }
 
 // Stochastic, with the random words of the counters from the block's first element / 4 on.

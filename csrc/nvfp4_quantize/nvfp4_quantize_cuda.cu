@@ -30,6 +30,10 @@ struct Lane {
   static __device__ float add_square(float sum, float v) {
     return __fadd_rn(sum, __fmul_rn(v, v));  // which the compiler does not fuse
   }
+  static __device__ float quotient(float v, float divisor, float reciprocal) {
+    return fused_quotient(v, divisor, reciprocal,
+                          [](float a, float b, float c) { return fmaf(a, b, c); });
+  }
   static __device__ bool any(bool mask) { return mask; }
   static __device__ void multiply(uint32_t a, uint32_t b, uint32_t& high, uint32_t& low) {
     high = __umulhi(a, b), low = a * b;
