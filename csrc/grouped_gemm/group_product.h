@@ -40,12 +40,13 @@ inline void dots_of(int64_t m, const Rows& weight, const Token& token, int64_t k
 template <typename Rows, typename Token>
 inline void product_by_dots(const Rows& weight, int rows, const Token& token, int64_t tokens,
                             int64_t k, ProductBlock& block) {
-  for (int n = 0; n < rows; n += kDotTile)
+  constexpr int kTile = Rows::kIsCoded ? 1 : kDotTile;
+  for (int n = 0; n < rows; n += kTile)
     for (int64_t t = 0; t < tokens; t += kDotTile) {
       const auto few = [&](int m) { return token(t + m); };
       const int64_t live = tokens - t < kDotTile ? tokens - t : kDotTile;
-      if (rows - n >= kDotTile) {
-        dots_of<kDotTile>(live, weight.from(n), few, k, &block.c[n][t]);
+      if (rows - n >= kTile) {
+        dots_of<kTile>(live, weight.from(n), few, k, &block.c[n][t]);
         continue;
       }
       for (int r = n; r < rows; ++r) dots_of<1>(live, weight.from(r), few, k, &block.c[r][t]);

@@ -46,8 +46,7 @@ struct E4m3Rows {
     return {codes, 0};
   }
 
-  // Lane p of vector q of a vector of codes is code index(q, p). word(b) gives the codes from byte b
-  // on.
+  // Lane p of vector q of a vector of codes is code index(q, p).
   static constexpr int index(int q, int p) { return e4m3_index(q, p); }
   template <typename Word>
   static WW_INLINE F32 decode(const Word& word, int q) {
@@ -154,9 +153,10 @@ inline void dots(const DenseRows<T>& weight, const Token& token, int64_t k, floa
 
 // --- Dots of coded rows ---
 
-// Codes are decoded where they are in their vector, with one shift for all lanes, which gives them in
-// an order of their own. So tokens are put into that order and widened to fp32, once a call. Sums of
-// bf16 pairs would need half the instructions, of four times the cost (on Sapphire Rapids).
+// Codes are decoded where they are in their vector, with one shift for all lanes, which gives them
+// in an order of their own. So tokens are put into that order and widened to fp32, once a call. Dot
+// products of bf16 pairs would be half as many instructions, of four times the cost (measured on
+// Sapphire Rapids).
 
 template <typename Rows>
 constexpr int64_t kCodes = 8 * WW_VECTOR_BYTES / Rows::kBits;  // in a vector
@@ -180,22 +180,23 @@ inline void arrange(const T* row, int64_t k, float* out) {
   }
 }
 
-// total += the products of one vector of codes of a row with arranged tokens.
+// total += the products of one vector of codes with arranged tokens. word(b) gives the codes from
+// byte b on.
 template <int M, typename Word>
 WW_INLINE void add_products(const E4m3Rows&, const Word& word, const float* const* x, const float*,
-                            F32* total) {
+                            F32 (*total)[E4m3Rows::kVectors]) {
 #pragma GCC unroll 4
   for (int q = 0; q < E4m3Rows::kVectors; ++q) {
     const F32 values = E4m3Rows::decode(word, q);
 #pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) total[m] = mul_add(values, load(x[m] + q * kLanes), total[m]);
+    for (int m = 0; m < M; ++m) total[m][q] = mul_add(values, load(x[m] + q * kLanes), total[m][q]);
   }
 }
 
 // A block of 16 codes fills two lanes of their sum, so one product with its scale does for all.
 template <int M, typename Word>
 WW_INLINE void add_products(const Nvfp4Rows&, const Word& word, const float* const* x,
-                            const float* scales, F32* total) {
+                            const float* scales, F32 (*total)[Nvfp4Rows::kVectors]) {
   F32 part[M];
 #pragma GCC unroll 8
   for (int q = 0; q < Nvfp4Rows::kVectors; ++q) {
@@ -208,85 +209,56 @@ WW_INLINE void add_products(const Nvfp4Rows&, const Word& word, const float* con
   }
   const F32 scale = in_pairs(load(scales));
 #pragma GCC unroll 4
-  for (int m = 0; m < M; ++m) total[m] = mul_add(part[m], scale, total[m]);
+  for (int m = 0; m < M; ++m) total[m][0] = mul_add(part[m], scale, total[m][0]);
 }
 
-constexpr int64_t kRun = 4096;  // codes whose scales are decoded ahead of them: 1 KiB of a row
-
-struct DecodedScales { float values[kRun / 16 + kLanes]; };
+constexpr int64_t kRun = 4096;    // codes whose scales are decoded ahead of them: 1 KiB
+constexpr int64_t kAhead = 4096;  // bytes from a code to what is prefetched: 300 ns of decoding
 
 inline void decode_scales(const uint8_t* scales, int64_t n, float* out) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(out + i, e4m3(scales + i));
-  uint8_t last[kLanes] = {};
-  memcpy(last, scales + i, size_t(n - i));
-  store(out + i, e4m3(last));
+  for (int64_t i = 0; i < n; i += kLanes)
+    store(out + i, e4m3(load_first<Bytes>(scales + i, n - i < kLanes ? n - i : kLanes)));
 }
 
+// The same for coded rows, N = 1, and arranged tokens. Row after row is one stream through memory, which the
+// core fetches ahead; several rows at once would be streams too close to each other for that.
 template <int N, int M, typename Rows, typename Token>
-inline void dots(const Rows& weight, const Token& token, int64_t k, float* c, int64_t ldc) {
-  constexpr bool kHasScales = Rows::kBits == 4;
-  const uint8_t* w[N];
+inline void dots(const Rows& weight, const Token& token, int64_t k, float* c, int64_t) {
+  static_assert(N == 1);
   const float* x[M];
-  F32 total[N][M] = {};
-#pragma GCC unroll 4
-  for (int n = 0; n < N; ++n) w[n] = weight.data + n * weight.stride;
+  F32 total[M][Rows::kVectors] = {};
 #pragma GCC unroll 4
   for (int m = 0; m < M; ++m) x[m] = token(m);
+  const uint8_t* w = weight.data;
   for (int64_t begin = 0; begin < k; begin += kRun) {
     const int64_t size = k - begin < kRun ? k - begin : kRun;
-    DecodedScales decoded[kHasScales ? N : 1];
-    if constexpr (kHasScales)
-      for (int n = 0; n < N; ++n) {
-        const uint8_t* scales = weight.scales + n * weight.scale_stride + begin / 16;
-        decode_scales(scales, size / 16, decoded[n].values);
-        for (int64_t i = 0; i < size / 16; i += 64)
-          __builtin_prefetch(scales + N * weight.scale_stride + i, 0, 3);
-      }
+    float scales[kRun / 16 + kLanes];
+    if constexpr (Rows::kBits == 4) decode_scales(weight.scales + begin / 16, size / 16, scales);
     const auto step = [&](int64_t i, const auto& word) {
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n)
-        add_products<M>(
-            weight, [&](int b) { return word(n, b); }, x,
-            decoded[kHasScales ? n : 0].values + i / 16, total[n]);
+      add_products<M>(weight, word, x, scales + i / 16, total);
+      w += WW_VECTOR_BYTES;
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) x[m] += kCodes<Rows>;
     };
     int64_t i = 0;
     for (; i + kCodes<Rows> < size; i += kCodes<Rows>) {
-      step(i,
-           [&](int n, int b) {  // a load at a byte saves a shift; what follows belongs to the row
-             U32 codes;
-             memcpy(&codes, w[n] + b, sizeof codes);
-             return codes;
-           });
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) {
-        __builtin_prefetch(w[n] + N * weight.stride, 0, 3);
-        w[n] += WW_VECTOR_BYTES;
-      }
+      __builtin_prefetch(w + kAhead, 0, 3);
+      step(i, [&](int b) {  // a load at a byte saves a shift; what follows belongs to the row
+        U32 codes;
+        memcpy(&codes, w + b, sizeof codes);
+        return codes;
+      });
     }
-    U32 last[N] = {};
-    for (int n = 0; n < N; ++n) {
-      if (size - i == kCodes<Rows>)
-        memcpy(&last[n], w[n], sizeof last[n]);
-      else
-        memcpy(&last[n], w[n], size_t((size - i) * Rows::kBits / 8));
-      w[n] += WW_VECTOR_BYTES;
-    }
-    step(i, [&](int n, int b) { return last[n] >> unsigned(8 * b); });
+    const U32 last = load_first<U32>(w, (size - i) * Rows::kBits / 8);
+    step(i, [&](int b) { return last >> unsigned(8 * b); });
   }
-  U8 nan{};
+  const bool is_nan = any(weight.nan(k));
 #pragma GCC unroll 4
-  for (int n = 0; n < N; ++n) {
-    nan |= weight.from(n).nan(k);
-#pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) c[n * ldc + m] = sum(total[n][m]);
+  for (int m = 0; m < M; ++m) {
+    F32 all = total[m][0];
+    if constexpr (Rows::kBits == 8) all = (all + total[m][1]) + (total[m][2] + total[m][3]);
+    c[m] = is_nan ? __builtin_nanf("") : sum(all);
   }
-  if (any(nan))
-    for (int n = 0; n < N; ++n)
-      for (int m = 0; m < M; ++m)
-        if (any(weight.from(n).nan(k))) c[n * ldc + m] = __builtin_nanf("");
 }
 
 // --- Decoding, in the order of memory ---
@@ -296,7 +268,8 @@ constexpr int kChunk = 256;  // codes decoded at a time
 template <typename Op>
 WW_INLINE void decode_chunk(const E4m3Rows& weight, Op* out) {
   if constexpr (sizeof(Op) == 4) {
-    for (int i = 0; i < kChunk; i += kLanes) store(out + i, e4m3(weight.data + i));
+    for (int i = 0; i < kChunk; i += kLanes)
+      store(out + i, e4m3(load_first<Bytes>(weight.data + i, kLanes)));
   } else {
 #if defined(__AVX512BF16__)
     for (int i = 0; i < kChunk; i += 32) {
@@ -310,7 +283,8 @@ WW_INLINE void decode_chunk(const E4m3Rows& weight, Op* out) {
 template <typename Op>
 WW_INLINE void decode_chunk(const Nvfp4Rows& weight, Op* out) {
   float scales[kChunk / 16];
-  for (int i = 0; i < kChunk / 16; i += kLanes) store(scales + i, e4m3(weight.scales + i));
+  for (int i = 0; i < kChunk / 16; i += kLanes)
+    store(scales + i, e4m3(load_first<Bytes>(weight.scales + i, kLanes)));
   if constexpr (sizeof(Op) == 4) {
     U32 shift{};
     for (int l = 0; l < kLanes; ++l) shift[l] = 4 * (l % 8);

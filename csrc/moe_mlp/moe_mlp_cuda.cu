@@ -155,8 +155,7 @@ int run(const MoeMlpParams& p, cudaStream_t stream) {
 
   GroupProduct up{};
   up.M = pairs, up.N = p.I, up.E = p.E, up.ends = task.w.ends, up.relu2 = true, up.parts = 1;
-  up.part[0] = {p.x, p.x_stride_t, task.w.tokens, p.up.data, p.up.stride_e, p.up.stride_n,
-                p.K};
+  up.part[0] = {p.x, p.x_stride_t, task.w.tokens, p.up.data, p.up.stride_e, p.up.stride_n, p.K};
   up.out = task.w.h, up.out_stride = p.I, up.out_dtype = p.dtype;
   up.gathered = task.w.y, up.workspace = task.w.products;
   status = launch_group_product(up, p.dtype, stream);

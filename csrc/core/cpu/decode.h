@@ -15,6 +15,23 @@ namespace {
 constexpr float kE4m3Unit = 0x1p8f;  // what decoded E4M3 is to be multiplied by
 
 using U8 = uint8_t __attribute__((vector_size(WW_VECTOR_BYTES)));
+using Bytes = uint8_t __attribute__((vector_size(kLanes)));
+
+// The first n bytes at p, at most as many as V has, and zeros.
+template <typename V>
+WW_INLINE V load_first(const uint8_t* p, int64_t n) {
+#if defined(__AVX512F__)
+  const uint64_t live = _bzhi_u64(~uint64_t(0), unsigned(n));
+  if constexpr (sizeof(V) == 64)
+    return V(_mm512_maskz_loadu_epi8(live, p));
+  else
+    return V(_mm_maskz_loadu_epi8(__mmask16(live), p));
+#else
+  V v{};
+  memcpy(&v, p, size_t(n));
+  return v;
+#endif
+}
 
 // The code is in the low bits of each lane; what is above it does not matter.
 WW_INLINE F32 e2m1(U32 codes) {
@@ -60,16 +77,16 @@ WW_INLINE F32 e4m3_quarter(U32 codes, int q) {
 }
 
 // kLanes E4M3 codes in order.
-WW_INLINE F32 e4m3(const uint8_t* codes) {
+WW_INLINE F32 e4m3(Bytes codes) {
 #if defined(__AVX512F__)
-  const __m256i words =
-      _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-  return F32(_mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(words, 8), 1),
-                                              _mm256_set1_epi16(int16_t(0xbf80)))));
+  const __m256i words = _mm256_slli_epi16(_mm256_cvtepu8_epi16(__m128i(codes)), 8);
+  return F32(_mm512_cvtph_ps(
+      _mm256_and_si256(_mm256_srai_epi16(words, 1), _mm256_set1_epi16(int16_t(0xbf80)))));
 #elif defined(__AVX2__)
-  const __m128i words = _mm_cvtepu8_epi16(_mm_loadu_si64(codes));
-  return F32(_mm256_cvtph_ps(
-      _mm_and_si128(_mm_srai_epi16(_mm_slli_epi16(words, 8), 1), _mm_set1_epi16(int16_t(0xbf80)))));
+  const __m128i words =
+      _mm_slli_epi16(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(bitcast<int64_t>(codes))), 8);
+  return F32(
+      _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(words, 1), _mm_set1_epi16(int16_t(0xbf80)))));
 #else
   F32 values;
   for (int p = 0; p < kLanes; ++p) values[p] = to_float(e4m3_t{codes[p]}) * (1 / kE4m3Unit);
@@ -109,17 +126,9 @@ WW_INLINE F32 in_pairs(F32 v) {
 // Not zero if one of n E4M3 codes is NaN.
 WW_INLINE U8 nan_bits(const uint8_t* codes, int64_t n) {
   U8 seen{};
-  const auto look = [&](U8 v) { seen |= ((v & 0x7f) + 1) & 0x80; };
-  int64_t i = 0;
-  for (; i + WW_VECTOR_BYTES <= n; i += WW_VECTOR_BYTES) {
-    U8 v;
-    memcpy(&v, codes + i, sizeof v);
-    look(v);
-  }
-  if (i < n) {
-    U8 v{};
-    memcpy(&v, codes + i, size_t(n - i));
-    look(v);
+  for (int64_t i = 0; i < n; i += WW_VECTOR_BYTES) {
+    const U8 v = load_first<U8>(codes + i, n - i < WW_VECTOR_BYTES ? n - i : WW_VECTOR_BYTES);
+    seen |= ((v & 0x7f) + 1) & 0x80;
   }
   return seen;
 }
