@@ -256,6 +256,8 @@ MISTAKES = [
     (("--dtype", "float16"), "--dtype 'float16'"),
     (("--backend", "triton"), "backend 'triton'"),
     (("--device", "cuda"), "--device 'cuda'"),
+    (("--activations", "int8"), "activations 'int8'"),
+    (("--kv-cache", "int8"), "kv_cache_dtype 'int8'"),
     (("--system", "x"), "--system needs --chat"),
     (("--file", "/nonexistent/file"), "/nonexistent/file"),
     (("--model", "/nonexistent"), "tokenizer.json does not exist"),

@@ -239,7 +239,7 @@ def test_projections_are_read_as_views(backend, dtype, tolerance):
 def test_narrow_models_keep_their_fp32_tensors(backend, dtype, tolerance):
     wide = tiny_model(dtype=torch.float32, backend=backend)
     narrow = copy.deepcopy(wide).to(torch.bfloat16)
-    kept = narrow.fp32_names()
+    kept = narrow.fixed_names()
     assert len(kept) == 3 * 3 + 2  # three Mamba layers, two routers
     for name, t in narrow.state_dict().items():
         assert t.dtype == (torch.float32 if name in kept else torch.bfloat16), name

@@ -111,7 +111,7 @@ def attend_fault(monkeypatch, change):
     def fault(make):
         def made():
             monkeypatch.setattr(
-                module, "attend", lambda q, k, v, past: right(*change(q, k, v, past))
+                module, "attend", lambda q, k, v, past, scale: right(*change(q, k, v, past), scale)
             )
             return make()
 

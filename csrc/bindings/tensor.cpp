@@ -45,8 +45,6 @@ const char* scalar_name(ScalarType t) {
     case ScalarType::Byte: return "uint8";
     case ScalarType::Float8_e4m3fn: return "float8_e4m3fn";
     case ScalarType::Bool: return "bool";
-    case ScalarType::Byte: return "uint8";
-    case ScalarType::Float8_e4m3fn: return "float8_e4m3fn";
     default: return "another dtype";
   }
 }

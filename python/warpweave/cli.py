@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `warpweave` command: generate text, describe a checkpoint, say what runs on this machine."""
+"""The `warpweave` command: generate text, describe and quantise checkpoints, say what runs here."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +26,9 @@ from .model import Config, Model
 from .model.backend import BACKENDS
 from .model.checkpoint import CheckpointError, read_directory
 from .model.generate import Sampler, Stats, stream_text
+from .model.names import layer_name
+from .model.quantization import read_metadata
+from .model.quantize import RECIPES
 from .model.tokenizer import Tokenizer
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
@@ -82,6 +87,12 @@ def generate(
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; cuda if not given and the kernels run there.")
     ] = None,
+    activations: Annotated[
+        str, typer.Option(help="bf16, or checkpoint: quantised as a quantised checkpoint says.")
+    ] = "bf16",
+    kv_cache: Annotated[
+        str | None, typer.Option(help="bf16 or fp8; as the checkpoint says if not given.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print while generating.")
@@ -107,7 +118,10 @@ def generate(
             ids = tokenizer.chat([*messages, {"role": "user", "content": text}])
         else:
             ids = tokenizer.encode(text)
-        network = load(model, DTYPES[dtype] if dtype else None, device, backend)
+        network = load(
+            model, dtype=DTYPES[dtype] if dtype else None, device=device, backend=backend,
+            activations=activations, kv_cache_dtype=kv_cache,
+        )  # fmt: skip
         stats = Stats()
         pieces = stream_text(
             network,
@@ -143,19 +157,137 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     return sys.stdin.read()
 
 
-def load(path: Path, dtype: torch.dtype | None, device: str, backend: str) -> Model:
+def load(path: Path, **options: Any) -> Model:
     """Load a model behind a progress bar on standard error (none where that is no terminal)."""
-    columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with progress_bar("loading") as show:
+        return Model.from_pretrained(path, progress=show, **options)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     quiet = not notes.is_terminal
     with Progress(*columns, console=notes, transient=True, disable=quiet) as bar:
-        task = bar.add_task("loading")
+        task = bar.add_task(what)
 
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        return Model.from_pretrained(
-            path, dtype=dtype, device=device, backend=backend, progress=show
-        )
+        yield show
+
+
+@app.command()
+def quantize(
+    source: Annotated[Path, typer.Argument(help="Checkpoint directory, not quantised.")],
+    target: Annotated[Path, typer.Argument(help="Directory to write; must not exist.")],
+    recipe: Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.")],
+    four_over_six: Annotated[
+        bool, typer.Option("--four-over-six", help="Scale NVFP4 blocks to 4 where that errs less.")
+    ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibrate", help="Text on which to measure activations for their scales."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of it that are read.")] = 8192,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Also draw the errors into quantization.png.")
+    ] = False,
+    shard_gib: Annotated[float, typer.Option(help="Size of the files.")] = 5.0,
+    backend: Annotated[str, typer.Option(help=f"{' or '.join(BACKENDS)}.")] = "native",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a copy of a checkpoint in NVFP4, FP8 or both, and say what that costs in precision.
+
+    An interrupted run continues where it was when the command is given again.
+    """
+    from .model import quantize as quantizer
+    from .model.calibrate import calibrate
+
+    with user_errors(debug):
+        if recipe not in RECIPES:
+            raise ValueError(f"--recipe {recipe!r} is not supported, only {', '.join(RECIPES)}")
+        if plot and find_spec("matplotlib") is None:
+            raise ImportError("--plot needs matplotlib: pip install matplotlib")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        amax = None
+        if calibration is not None:
+            ids = Tokenizer(source).encode(calibration.read_text(encoding="utf-8"))[:tokens]
+            if not ids:
+                raise ValueError(f"{calibration} holds no text")
+            rows = torch.tensor(ids[: len(ids) // 512 * 512 or None]).view(-1, min(512, len(ids)))
+            with progress_bar("calibrating") as show:
+                amax = calibrate(source, rows, backend=backend, progress=show)
+
+        def finish(path: Path, matrices: list[dict[str, Any]]) -> None:
+            if plot:
+                draw_errors(path / "quantization.png", matrices, recipe)
+
+        with progress_bar("quantising") as show:
+            matrices = quantizer.quantize(
+                source, target, recipe, four_over_six=four_over_six, amax=amax,
+                max_shard_bytes=int(shard_gib * 2**30), backend=backend, progress=show,
+                finish=finish,
+            )  # fmt: skip
+        print_errors(matrices)
+
+
+def by_layer(matrices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a report with the experts of a layer taken together."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in matrices:
+        groups.setdefault(re.sub(r"\.experts\.\d+\.", ".experts.*.", row["layer"]), []).append(row)
+    summary = []
+    for layer, rows in groups.items():
+        norm = sum(row["squared_norm"] for row in rows)
+        error = sum(row["squared_error"] for row in rows)
+        worst = max(rows, key=lambda row: float(row["error"]))
+        summary.append({
+            "layer": layer, "algorithm": rows[0]["algorithm"], "matrices": len(rows),
+            "error": (error / norm) ** 0.5 if norm else 0.0, "worst": worst["error"],
+        })  # fmt: skip
+    return summary
+
+
+def print_errors(matrices: list[dict[str, Any]], blocks: int = 10) -> None:
+    """The relative Frobenius error of every layer, and the blocks with the largest errors."""
+    columns = ("relative error of", "algorithm", "matrices", "all", "worst")
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in by_layer(matrices):
+        table.add_row(row["layer"], row["algorithm"], str(row["matrices"]),
+                      f"{row['error']:.4f}", f"{row['worst']:.4f}")  # fmt: skip
+    console.print(table)
+    table = Table("worst blocks of 16", "row", "column", "error / rms of the matrix", box=None,
+                  pad_edge=False)  # fmt: skip
+    ranked = [(row["worst_error"] / rms(row), row) for row in matrices]
+    for ratio, row in sorted(ranked, key=lambda pair: -pair[0])[:blocks]:
+        table.add_row(row["layer"], *map(str, row["worst_block"]), f"{ratio:.3f}")
+    console.print(table)
+
+
+def rms(row: dict[str, Any]) -> float:
+    N, K = row["shape"]
+    return float(row["squared_norm"] / (N * K)) ** 0.5 or 1.0
+
+
+def draw_errors(path: Path, matrices: list[dict[str, Any]], recipe: str) -> None:
+    """Errors of all matrices along the model, and of each one's worst block."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    kinds = sorted({row["layer"].split(".")[-1] for row in matrices})
+    for kind in kinds:
+        rows = [row for row in matrices if row["layer"].split(".")[-1] == kind]
+        x = [int(row["layer"].split(".")[1]) for row in rows]
+        label = f"{kind} ({', '.join(sorted({row['algorithm'] for row in rows}))})"
+        above.plot(x, [row["error"] for row in rows], ".", label=label)
+        below.plot(x, [row["worst_error"] / rms(row) for row in rows], ".")
+    above.set(title=f"recipe {recipe}", ylabel="relative Frobenius error", yscale="log")
+    below.set(xlabel="layer", ylabel="worst block's error / rms", yscale="log")
+    above.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
 
 
 @app.command()
@@ -201,6 +333,14 @@ def describe(path: Path) -> dict[str, Any]:
             dtypes[str(entry.dtype).removeprefix("torch.")] += entry.nbytes
         facts["weight_bytes"] = sum(dtypes.values())
         facts["weight_bytes_by_dtype"] = dict(dtypes)
+        layers = Counter(
+            scheme.name if (scheme := source.scheme(layer_name(name, expert))) else "none"
+            for source in read_metadata(path, config)[:1]
+            for name, parts in stored.pieces.items()
+            for expert, entry in parts.items()
+            if entry.dtype in (torch.uint8, torch.float8_e4m3fn) and "_scale" not in name
+        )
+        facts["quantised_matrices"] = dict(layers)
         facts["unused_tensors"] = len(stored.unused)
     return facts
 

@@ -66,11 +66,13 @@ class NVFP4Tensor:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """(..., N, K): code * block scale is exact, its product with the global scale fp32, then
         rounded to dtype."""
-        values = torch.tensor(E2M1_VALUES, device=self.device)
-        table = torch.cat([values, -values])
-        codes = torch.stack([self.codes & 15, self.codes >> 4], -1).flatten(-2)
-        scales = self.block_scales.float().repeat_interleave(BLOCK, -1)
-        return (table[codes.int()] * scales * _by_row(self.global_scale, self.shape)).to(dtype)
+        low = self.codes.to(torch.int16)
+        codes = torch.stack([low, low >> 4], -1).flatten(-2)
+        # E2M1's three low bits in front of an fp16 mantissa are the value times 2^-14.
+        bits = (codes & 7) << 9 | (codes & 8) << 12
+        values = torch.unflatten(bits.view(torch.float16).float() * 2.0**14, -1, (-1, BLOCK))
+        scaled = (values * self.block_scales.float()[..., None]).flatten(-2)
+        return (scaled * _by_row(self.global_scale, self.shape)).to(dtype)
 
     def swizzled_scales(self) -> Tensor:
         """The block scales in the order of block-scaled tensor cores, float8_e4m3fn (..., bytes).

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -12,16 +13,113 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import reference
+from ..quantized import FP8Tensor, NVFP4Tensor
 
 BACKENDS = {"native": "warpweave.ops", "reference": "warpweave.reference"}
+ACTIVATIONS = ("bf16", "checkpoint")
 _OPS = (
     *("causal_conv1d", "causal_conv1d_update", "ssd_scan", "ssm_step"),
     *("rms_norm", "moe_route", "moe_mlp", "latent_moe"),
+    *("nvfp4_quantize", "nvfp4_matmul", "nvfp4_grouped_matmul", "fp8_matmul"),
 )
 _SKINNY_ROWS = 4
+_E4M3_MAX = 448.0
+
+Matrix = Tensor | NVFP4Tensor | FP8Tensor
+Inputs = Tensor | str | None
 
 
-def load_backend(name: str) -> SimpleNamespace:
+class Backend(SimpleNamespace):
+    """The ops, and the products with matrices of any precision that are built on them.
+
+    `activations` "bf16" multiplies quantised matrices with activations as they are, "checkpoint"
+    quantises those first as the checkpoint says: by a stored scale, or by the row ("token"). In
+    NVFP4 a stored scale is the global one, and the blocks' scales follow from the values.
+    """
+
+    activations: str
+    dense: Callable[[Tensor, Tensor], Tensor]
+
+    def linear(
+        self, x: Tensor, matrix: Matrix, inputs: Inputs = None, out_dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """x (..., K) times matrix (N, K), in out_dtype or that of x."""
+        out_dtype = out_dtype or x.dtype
+        if isinstance(matrix, Tensor):
+            return self.dense(x, matrix).to(out_dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        y = self._product(rows, matrix, inputs, out_dtype)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    def _product(
+        self, x: Tensor, matrix: NVFP4Tensor | FP8Tensor, inputs: Inputs, out_dtype: torch.dtype
+    ) -> Tensor:
+        y: Tensor
+        given = inputs if self.activations == "checkpoint" else None
+        if isinstance(matrix, NVFP4Tensor):
+            a = x if given is None else self.nvfp4_quantize(x, global_scale=given)
+            y = self.nvfp4_matmul(a, matrix, out_dtype=out_dtype)
+        elif given is None:
+            y = self.fp8_matmul(x, matrix.data, None, matrix.scale, out_dtype=out_dtype)
+        else:
+            scale = _row_scales(x, given)
+            codes = _to_e4m3(x, scale)
+            y = self.fp8_matmul(codes, matrix.data, scale, matrix.scale, out_dtype=out_dtype)
+        return y
+
+    def experts(
+        self,
+        x: Tensor,
+        up: Matrix,
+        down: Matrix,
+        weights: Tensor,
+        indices: Tensor,
+        up_inputs: Inputs = None,
+        down_inputs: Inputs = None,
+    ) -> Tensor:
+        """`moe_mlp`, also with activations quantised for each expert by its own scale."""
+        quantised = up_inputs is not None or down_inputs is not None
+        if self.activations == "bf16" or not quantised:
+            out: Tensor = self.moe_mlp(x, up, down, weights, indices)
+            return out
+        pairs = indices.flatten().long()
+        order = pairs.argsort(stable=True)
+        expert = pairs[order]
+        ends = torch.bincount(pairs, minlength=up.shape[0]).cumsum(0)
+        h = x.index_select(0, order // indices.shape[1])
+        h = self._grouped(h, up, up_inputs, expert, ends, torch.float32)
+        h = h.relu().square().to(x.dtype)
+        y = self._grouped(h, down, down_inputs, expert, ends, torch.float32)
+        y = y.index_select(0, order.argsort()).view(*indices.shape, -1)
+        return (y * weights[..., None]).sum(1).to(x.dtype)
+
+    def _grouped(
+        self,
+        rows: Tensor,
+        matrix: Matrix,
+        inputs: Inputs,
+        expert: Tensor,
+        ends: Tensor,
+        out_dtype: torch.dtype,
+    ) -> Tensor:
+        """rows sorted by expert, times the matrix of their expert."""
+        if isinstance(matrix, NVFP4Tensor):
+            a: Any = rows
+            if isinstance(inputs, Tensor):
+                scales = inputs[expert] if inputs.dim() else inputs
+                a = self.nvfp4_quantize(rows, global_scale=scales)
+            y: Tensor = self.nvfp4_grouped_matmul(a, matrix, ends, out_dtype=out_dtype)
+            return y
+        pieces, lo = [rows.new_empty(0, matrix.shape[1], dtype=out_dtype)], 0
+        for e, hi in enumerate(ends.tolist()):
+            if hi > lo:
+                scale = inputs[e] if isinstance(inputs, Tensor) and inputs.dim() else inputs
+                pieces.append(self.linear(rows[lo:hi], matrix[e], scale, out_dtype))
+            lo = hi
+        return torch.cat(pieces)
+
+
+def load_backend(name: str, activations: str = "bf16") -> Backend:
     """The ops of "native" (compiled kernels) or "reference" (plain torch, differentiable).
 
     The reference scan is the sequential recurrence, except while gradients are enabled: a Python
@@ -30,14 +128,30 @@ def load_backend(name: str) -> SimpleNamespace:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r} is not supported, only {' and '.join(BACKENDS)}")
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"activations {activations!r} must be {' or '.join(ACTIVATIONS)}")
     source = import_module(BACKENDS[name])
     # Functions instead of the module, so that a model can be copied and pickled.
-    ops = SimpleNamespace(**{op: getattr(source, op) for op in _OPS})
+    ops = Backend(**{op: getattr(source, op) for op in _OPS}, activations=activations)
     if name == "reference":
-        ops.ssd_scan, ops.linear = _reference_scan, F.linear
+        ops.ssd_scan, ops.dense = _reference_scan, F.linear
     else:
-        ops.linear = _native_linear
+        ops.dense = _native_linear
     return ops
+
+
+def _row_scales(x: Tensor, inputs: Tensor | str) -> Tensor:
+    """The given scale, or that of every row's largest magnitude; 1 where a row is zero."""
+    if isinstance(inputs, Tensor):
+        return inputs
+    amax = x.float().abs().amax(-1)
+    return torch.where(amax > 0, amax / _E4M3_MAX, 1.0)
+
+
+def _to_e4m3(x: Tensor, scale: Tensor) -> Tensor:
+    """x / scale, saturating; the cast rounds to nearest even."""
+    by_row = scale.view(*scale.shape, *[1] * (x.dim() - scale.dim()))
+    return (x.float() / by_row).clamp(-_E4M3_MAX, _E4M3_MAX).to(torch.float8_e4m3fn)
 
 
 def _native_linear(x: Tensor, weight: Tensor) -> Tensor:

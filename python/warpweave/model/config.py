@@ -301,8 +301,9 @@ class Config:
         values, and two spellings of one field that disagree.
         """
         for nested in ("text_config", "llm_config"):
-            if isinstance(values.get(nested), dict):
-                return cls.from_dict(values[nested])
+            if isinstance(inner := values.get(nested), dict):
+                outer = {k: values[k] for k in ("quantization_config",) if values.get(k)}
+                return cls.from_dict(outer | inner)
         if values.get("block_configs") or values.get("model_type") == "nemotron_h_puzzle":
             raise ValueError("block_configs (nemotron_h_puzzle, per-layer sizes) is not supported")
         nullable = ("pad_token_id", "bos_token_id", "eos_token_id")

@@ -13,19 +13,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..quantized import FP8Tensor, NVFP4Tensor
 from . import checkpoint
 from . import generate as generation
-from .backend import load_backend
-from .cache import AttentionState, Cache, MambaState
+from .backend import Backend, load_backend
+from .cache import KV_DTYPES, AttentionState, Cache, MambaState, check_ssm_cache
 from .config import Config
 from .init import init_weights
+from .weights import Matrices
 
 MASK_BYTES = 1 << 26  # of one attention mask; a longer prefill is cut into blocks of queries
 
@@ -50,10 +51,10 @@ class Sequences:
         return max(map(sum, zip(self.past, self.new, strict=True)), default=0)
 
 
-class Linear(nn.Linear):
+class Linear(Matrices, nn.Linear):
     """x W' + b computed in the dtype of x, so that fp32 weights can train a bf16 model."""
 
-    def __init__(self, ops: SimpleNamespace, in_size: int, out_size: int, bias: bool = False):
+    def __init__(self, ops: Backend, in_size: int, out_size: int, bias: bool = False):
         super().__init__(in_size, out_size, bias)
         self.ops = ops
 
@@ -62,20 +63,42 @@ class Linear(nn.Linear):
 
     if TYPE_CHECKING:
 
-        def __call__(self, x: Tensor) -> Tensor: ...
+        def __call__(self, x: Tensor, out_dtype: torch.dtype | None = None) -> Tensor: ...
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.ops.linear(x, self.weight.to(x.dtype))
-        return y if self.bias is None else y + self.bias.to(x.dtype)
+    def forward(self, x: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+        y = self.ops.linear(x, self.matrix("weight", x.dtype), self.inputs("weight"), out_dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
-class Embedding(nn.Embedding):
+class Embedding(Matrices, nn.Embedding):
     def reset_parameters(self) -> None:
         """Nothing, as for `Linear`."""
 
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """The vectors of ids, in dtype."""
+        if "weight" in self._parameters:
+            return self(ids).to(dtype)  # type: ignore[no-any-return]
+        table = self.matrix("weight", dtype)
+        at = ids.flatten()
+        picked: NVFP4Tensor | FP8Tensor
+        if isinstance(table, NVFP4Tensor):
+            scale = _picked(table.global_scale, at)
+            picked = NVFP4Tensor(table.codes[at], _picked(table.block_scales, at), scale)
+        else:
+            assert isinstance(table, FP8Tensor)
+            picked = FP8Tensor(_picked(table.data, at), _picked(table.scale, at))
+        return picked.dequantize(dtype).view(*ids.shape, -1)
+
+
+def _picked(t: Tensor, rows: Tensor) -> Tensor:
+    """Rows of t, of what is one for all that one; torch selects bytes, but no E4M3 values."""
+    if t.dim() == 0:
+        return t
+    return t.view(torch.uint8)[rows].view(t.dtype) if t.dtype.itemsize == 1 else t[rows]
+
 
 class RMSNorm(nn.Module):
-    def __init__(self, size: int, eps: float, ops: SimpleNamespace):
+    def __init__(self, size: int, eps: float, ops: Backend):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps, self.ops = eps, ops
@@ -121,7 +144,7 @@ class Mamba2Mixer(Fp32Module):
 
     fp32 = ("A_log", "D", "dt_bias")
 
-    def __init__(self, config: Config, ops: SimpleNamespace, dt_clamp: str):
+    def __init__(self, config: Config, ops: Backend, dt_clamp: str):
         super().__init__()
         self.ops, self.chunk_size = ops, config.chunk_size
         self.H, self.P = config.mamba_num_heads, config.mamba_head_dim
@@ -147,7 +170,9 @@ class Mamba2Mixer(Fp32Module):
 
         if state is not None and seqs.is_decode:
             xBC = ops.causal_conv1d_update(xBC, state.conv, *conv, activation="silu")
-            y = ops.ssm_step(state.ssm, *self._split(xBC, dt, A), **ssm, dt_limit=self.step_limit)
+            h = state.ssm if state.generator is None else state.ssm.float()
+            y = ops.ssm_step(h, *self._split(xBC, dt, A), **ssm, dt_limit=self.step_limit)
+            state.keep(h)
         else:
             conv_past, ssm_past = (state.conv, state.ssm.to(A.dtype)) if state else (None, None)
             xBC, conv_state = ops.causal_conv1d(
@@ -161,7 +186,7 @@ class Mamba2Mixer(Fp32Module):
             )  # fmt: skip
             if state is not None:
                 state.conv.copy_(conv_state)
-                state.ssm.copy_(ssm_state)
+                state.keep(ssm_state)
         return self.out_proj(self.norm(y.flatten(2), gate=z, group_size=di // self.G))
 
     def _split(self, xBC: Tensor, dt: Tensor, A: Tensor) -> tuple[Tensor, ...]:
@@ -175,7 +200,7 @@ class Mamba2Mixer(Fp32Module):
 class Attention(nn.Module):
     """Causal softmax(q k' / sqrt(head_dim)) v with grouped keys and no positional embedding."""
 
-    def __init__(self, config: Config, ops: SimpleNamespace):
+    def __init__(self, config: Config, ops: Backend):
         super().__init__()
         d, self.head_dim = config.hidden_size, config.head_dim
         q = config.num_attention_heads * self.head_dim
@@ -185,7 +210,13 @@ class Attention(nn.Module):
         self.v_proj = Linear(ops, d, kv)
         self.o_proj = Linear(ops, q, d)
 
+    def kv_scales(self, stored: bool) -> tuple[float, float]:
+        """Of fp8 keys and values, where the checkpoint has them."""
+        k, v = getattr(self.k_proj, "k_scale", 1.0), getattr(self.v_proj, "v_scale", 1.0)
+        return (float(k), float(v)) if stored else (1.0, 1.0)
+
     def forward(self, x: Tensor, seqs: Sequences, state: AttentionState | None) -> Tensor:
+        k_scale, v_scale = (1.0, 1.0) if state is None else (state.k_scale, state.v_scale)
         q, k, v = (
             torch.unflatten(proj(x), -1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
@@ -193,29 +224,32 @@ class Attention(nn.Module):
         if seqs.bounds is None:
             if state is not None:
                 state.append(seqs.past, k, v)
-                k, v = state.k[:, :, : seqs.length], state.v[:, :, : seqs.length]
-            y = attend(q, k, v, seqs.past)
+                k, v = state.read(seqs.length, q.dtype)
+            y = attend(q, k, v, seqs.past, k_scale)
         else:
             pieces = []
             for i, (lo, hi) in enumerate(pairwise(seqs.bounds)):
                 qi, ki, vi = q[:, :, lo:hi], k[:, :, lo:hi], v[:, :, lo:hi]
                 if state is not None:
                     state.append(seqs.past, ki, vi, row=i)
-                    end = seqs.past[i] + hi - lo
-                    ki, vi = state.k[i : i + 1, :, :end], state.v[i : i + 1, :, :end]
-                pieces.append(attend(qi, ki, vi, seqs.past[i : i + 1]))
+                    ki, vi = state.read(seqs.past[i] + hi - lo, q.dtype, row=i)
+                pieces.append(attend(qi, ki, vi, seqs.past[i : i + 1], k_scale))
             y = torch.cat([q[:, :, :0], *pieces], 2)
+        if v_scale != 1:
+            y = y * v_scale
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, past: list[int]) -> Tensor:
-    """Attention of q (B,h,T,D) to k, v (B,kv,S,D); query t of row b sees keys up to past[b] + t."""
+def attend(q: Tensor, k: Tensor, v: Tensor, past: list[int], k_scale: float = 1.0) -> Tensor:
+    """Attention of q (B,h,T,D) to k_scale k and v (B,kv,S,D); query t of row b sees keys up to
+    past[b] + t."""
+    options: dict[str, Any] = {"scale": k_scale * q.shape[-1] ** -0.5, "enable_gqa": True}
     T, S = q.shape[2], k.shape[2]
     if q.numel() == 0:
         return q
     uniform = len(set(past)) == 1
     if uniform and (T == 1 or past[0] == 0):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, **options)
     last = torch.tensor(past[:1] if uniform else past, device=q.device)[:, None]
     last = last + torch.arange(T, device=q.device)  # (B or 1, T)
     keys, step = torch.arange(S, device=q.device), max(1, MASK_BYTES // (S * len(last)))
@@ -223,20 +257,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, past: list[int]) -> Tensor:
     for t in range(0, T, step):
         mask = keys <= last[:, None, t : t + step, None]
         qt = q[:, :, t : t + step]
-        pieces.append(F.scaled_dot_product_attention(qt, k, v, attn_mask=mask, enable_gqa=True))
+        pieces.append(F.scaled_dot_product_attention(qt, k, v, attn_mask=mask, **options))
     return torch.cat(pieces, 2)
 
 
 class MLP(nn.Module):
     """down relu(up x)^2."""
 
-    def __init__(self, size: int, width: int, bias: bool, ops: SimpleNamespace):
+    def __init__(self, size: int, width: int, bias: bool, ops: Backend):
         super().__init__()
         self.up_proj = Linear(ops, size, width, bias=bias)
         self.down_proj = Linear(ops, width, size, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.relu(self.up_proj(x)).square())
+    def linears(self) -> tuple[Linear, Linear]:
+        return self.up_proj, self.down_proj
+
+    def forward(self, x: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+        return self.down_proj(F.relu(self.up_proj(x)).square(), out_dtype)
 
 
 class Router(Fp32Module):
@@ -246,7 +283,7 @@ class Router(Fp32Module):
     fp32 = ("e_score_correction_bias",)
     e_score_correction_bias: Tensor
 
-    def __init__(self, config: Config, ops: SimpleNamespace):
+    def __init__(self, config: Config, ops: Backend):
         super().__init__()
         self.ops = ops
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
@@ -268,19 +305,34 @@ class Router(Fp32Module):
         return routing
 
 
+class Experts(Matrices):
+    """The routed experts' matrices, up_proj (E, inner, width) and down_proj (E, width, inner).
+
+    `place` (E,) says where each expert lies in them, if not in order: files sort experts 0, 1, 10,
+    11, .. 2, 20, .., and the matrices may be views of a file.
+    """
+
+    matrices = ("up_proj", "down_proj")
+    place: Tensor | None
+
+    def __init__(self, count: int, inner: int, width: int):
+        super().__init__()
+        self.up_proj = nn.Parameter(torch.empty(count, inner, width))
+        self.down_proj = nn.Parameter(torch.empty(count, width, inner))
+        self.register_buffer("place", None)
+
+
 class MoE(nn.Module):
     """fc2(sum_k w_k expert_k(fc1 x)) + shared(x): the router and the shared expert see the full x,
     the routed experts its latent projection (or x itself where the config has no latent size)."""
 
-    def __init__(self, config: Config, ops: SimpleNamespace):
+    def __init__(self, config: Config, ops: Backend):
         super().__init__()
         d, latent, E = config.hidden_size, config.moe_latent_size, config.n_routed_experts
         inner, width, bias = config.moe_intermediate_size, config.expert_width, config.mlp_bias
         self.ops, self.bias = ops, bias
         self.gate = Router(config, ops)
-        self.experts = nn.Module()
-        self.experts.up_proj = nn.Parameter(torch.empty(E, inner, width))
-        self.experts.down_proj = nn.Parameter(torch.empty(E, width, inner))
+        self.experts = Experts(E, inner, width)
         self.fc1_latent_proj = Linear(ops, d, latent, bias=bias) if latent else None
         self.fc2_latent_proj = Linear(ops, latent, d, bias=bias) if latent else None
         shared = config.moe_shared_expert_intermediate_size
@@ -288,26 +340,35 @@ class MoE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
-        routing = self.gate(rows)
-        up, down = self.experts.up_proj.to(x.dtype), self.experts.down_proj.to(x.dtype)
+        weights, indices = self.gate(rows)
+        experts = self.experts
+        if (place := experts.place) is not None:
+            indices = place[indices]
+        up, down = (experts.matrix(name, x.dtype) for name in experts.matrices)
         fc1, fc2, shared = self.fc1_latent_proj, self.fc2_latent_proj, self.shared_experts
+        linears = [fc1, fc2, *((None, None) if shared is None else shared.linears())]
+        dense = [m if m is None else m.matrix("weight", x.dtype) for m in linears]
         out: Tensor
-        if self.bias:  # latent_moe has no biases
-            out = self.ops.moe_mlp(rows if fc1 is None else fc1(rows), up, down, *routing)
-            out = out if fc2 is None else fc2(out)
-            out = out if shared is None else out + shared(rows)
-        else:
-            linears = (fc1, fc2, shared and shared.up_proj, shared and shared.down_proj)
-            w1, w2, s1, s2 = (m if m is None else m.weight.to(x.dtype) for m in linears)
-            out = self.ops.latent_moe(rows, *routing, w1, up, down, w2, s1, s2)
-        return out.view_as(x)
+        # The one op has neither biases nor quantised matrices.
+        if not self.bias and all(m is None or isinstance(m, Tensor) for m in (up, down, *dense)):
+            w1, w2, s1, s2 = dense
+            out = self.ops.latent_moe(rows, weights, indices, w1, up, down, w2, s1, s2)
+            return out.view_as(x)
+        out = self.ops.experts(
+            rows if fc1 is None else fc1(rows), up, down, weights, indices,
+            experts.inputs("up_proj"), experts.inputs("down_proj"),
+        )  # fmt: skip
+        wide = torch.promote_types(x.dtype, torch.float32)  # of the sum: rounded once
+        out = out.to(wide) if fc2 is None else fc2(out, wide)
+        out = out if shared is None else out + shared(rows, wide)
+        return out.to(x.dtype).view_as(x)
 
 
 class Block(nn.Module):
     """One residual layer, written so that the addition of the layer before and this layer's norm
     are one pass over memory: (x, h) -> (mixer(norm(h + x)), h + x)."""
 
-    def __init__(self, config: Config, index: int, ops: SimpleNamespace, dt_clamp: str):
+    def __init__(self, config: Config, index: int, ops: Backend, dt_clamp: str):
         super().__init__()
         letter, width = config.pattern[index], config.mlp_widths[index]
         self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon, ops)
@@ -346,6 +407,11 @@ class Model(nn.Module):
     dt_clamp: "config" clamps the time step to config.time_step_limit everywhere, the published
     definition; "transformers" reproduces transformers' NemotronHForCausalLM, which raises dt to at
     least time_step_min over a whole prompt but not in its single-token step.
+    activations: "bf16" multiplies quantised matrices with activations as they are; "checkpoint"
+    quantises those too where the checkpoint says how, as W4A4 and W8A8 do (see `Backend`).
+    kv_cache_dtype: "bf16" (that is compute_dtype) or "fp8" by the stored scales, None for what the
+    checkpoint says. ssm_cache_dtype None is config.mamba_ssm_cache_dtype; ssm_rounding "stochastic"
+    is for float16 only.
     A model that is not loaded from a checkpoint starts from random weights (see `init.py`).
     """
 
@@ -358,6 +424,10 @@ class Model(nn.Module):
         backend: str = "native",
         dt_clamp: str = "config",
         compute_dtype: torch.dtype | None = None,
+        activations: str = "bf16",
+        kv_cache_dtype: str | None = None,
+        ssm_cache_dtype: str | None = None,
+        ssm_rounding: str = "nearest",
     ):
         super().__init__()
         supported = (torch.bfloat16, torch.float32) + (torch.float64,) * (backend == "reference")
@@ -366,9 +436,14 @@ class Model(nn.Module):
                 raise ValueError(f"{name} {value} is not supported, only {supported}")
         if dt_clamp not in ("config", "transformers"):
             raise ValueError(f"dt_clamp {dt_clamp!r} must be 'config' or 'transformers'")
+        if kv_cache_dtype not in (None, *KV_DTYPES):
+            raise ValueError(f"kv_cache_dtype {kv_cache_dtype!r} must be 'bf16', 'fp8' or None")
         self.config, self._compute_dtype = config, compute_dtype
+        self.kv_cache_dtype, self.ssm_rounding = kv_cache_dtype, ssm_rounding
+        self.ssm_cache_dtype = ssm_cache_dtype or config.mamba_ssm_cache_dtype
+        check_ssm_cache(self.ssm_cache_dtype, ssm_rounding)
         self.unused_tensors: list[str] = []  # names a checkpoint holds that this model does not run
-        ops = load_backend(backend)
+        ops = load_backend(backend, activations)
         with torch.device("meta"):
             self.embeddings = Embedding(config.vocab_size, config.hidden_size)
             self.layers = nn.ModuleList(
@@ -384,7 +459,7 @@ class Model(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embeddings.weight.dtype
+        return self.norm_f.weight.dtype
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -392,7 +467,7 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.embeddings.weight.device
+        return self.norm_f.weight.device
 
     from_pretrained = classmethod(checkpoint.load)
     save_pretrained = checkpoint.save
@@ -400,27 +475,38 @@ class Model(nn.Module):
 
     def tie_weights(self) -> None:
         """Share the embedding with the head where the config says so."""
-        if self.config.tie_word_embeddings:
+        if not self.config.tie_word_embeddings:
+            return
+        table = self.embeddings.matrix("weight", self.dtype)
+        if isinstance(table, Tensor):
             self.lm_head.weight = self.embeddings.weight
+        else:
+            self.lm_head.hold("weight", table, self.embeddings.inputs("weight"))
 
     def tied_names(self) -> set[str]:
         """Names of tensors that are another tensor of the model, and so not in a checkpoint."""
-        return {"lm_head.weight"} if self.config.tie_word_embeddings else set()
+        tied = self.config.tie_word_embeddings
+        return {f"lm_head.{name}" for name in self.lm_head.state_dict()} if tied else set()
 
-    def fp32_names(self) -> set[str]:
-        """Names of the tensors that stay fp32 whatever the model's dtype."""
-        return {
-            f"{path}.{name}"
-            for path, module in self.named_modules()
-            if isinstance(module, Fp32Module)
-            for name in module.fp32
-        }
+    def fixed_names(self) -> set[str]:
+        """Names of the tensors that keep their dtype whatever the model's."""
+        fixed = {f"{path}.{name}" for path, m in self.named_modules()
+                 if isinstance(m, Fp32Module) for name in m.fp32}  # fmt: skip
+        return fixed | {f"{path}.{name}" for path, m in self.named_modules()
+                        if isinstance(m, Matrices) for name, _ in m.named_buffers()}  # fmt: skip
 
-    def new_cache(self, batch_size: int = 1, *, capacity: int = 0) -> Cache:
+    def new_cache(self, batch_size: int = 1, *, capacity: int = 0, seed: int = 0) -> Cache:
         """An empty cache for `batch_size` sequences of this model."""
-        return Cache(
-            self.config, batch_size, dtype=self.compute_dtype, device=self.device, capacity=capacity
-        )
+        cache = Cache(
+            self.config, batch_size, dtype=self.compute_dtype, device=self.device,
+            capacity=capacity, kv_dtype=self.kv_cache_dtype or "bf16",
+            ssm_dtype=self.ssm_cache_dtype, ssm_rounding=self.ssm_rounding, seed=seed,
+        )  # fmt: skip
+        for layer, state in zip(self.layers, cache.layers, strict=True):
+            if isinstance(state, AttentionState):
+                mixer: Any = layer.mixer
+                state.k_scale, state.v_scale = mixer.kv_scales(self.kv_cache_dtype == "fp8")
+        return cache
 
     def forward(
         self,
@@ -450,7 +536,7 @@ class Model(nn.Module):
             keep: Any = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
         else:
             keep = slice(None) if logits_to_keep is None else logits_to_keep
-        h = self.embeddings(input_ids).to(self.compute_dtype)
+        h = self.embeddings.rows(input_ids, self.compute_dtype)
         if cache is not None:
             cache.reserve(seqs.length)
         x: Tensor | None = None

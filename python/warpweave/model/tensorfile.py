@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -43,11 +45,22 @@ _PIECE = 1 << 21  # elements converted at a time
 class Entry:
     """One tensor of a file: where its bytes are, and what they mean."""
 
+    name: str
     path: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
     nbytes: int
+
+    def rows(self, lo: int, hi: int) -> Entry:
+        """The part lo to hi of the first dimension."""
+        row = self.nbytes // self.shape[0]
+        shape = (hi - lo, *self.shape[1:])
+        return replace(self, shape=shape, start=self.start + lo * row, nbytes=(hi - lo) * row)
+
+    def item(self, i: int) -> Entry:
+        """Element i of the first dimension."""
+        return replace(self.rows(i, i + 1), shape=self.shape[1:])
 
 
 def read_header(path: Path) -> dict[str, Entry]:
@@ -79,7 +92,40 @@ def _entry(path: Path, base: int, name: str, info: dict[str, Any]) -> Entry:
         raise ValueError(f"{path.name} has a damaged entry for {name}: {info}") from None
     if begin < 0 or end - begin != nbytes:
         raise ValueError(f"{path.name} has a damaged entry for {name}: {info}")
-    return Entry(path, dtype, shape, base + begin, nbytes)
+    return Entry(name, path, dtype, shape, base + begin, nbytes)
+
+
+class Maps:
+    """Tensors that are views of files: the page cache holds their only copy, shared by all that
+    map the file, and pages are read when they are first used. Writing to one is private."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, mmap.mmap] = {}
+
+    def view(self, entries: Sequence[Entry], stacked: bool) -> Tensor | None:
+        """One tensor, or several of one dtype and shape `stacked` in front. None if they are not
+        at equal distances in one file, or not aligned to their elements."""
+        first = entries[0]
+        distances = {b.start - a.start for a, b in pairwise(entries)} or {first.nbytes}
+        step, size = min(distances), first.dtype.itemsize
+        alike = {(e.path, e.dtype, e.shape) for e in entries}
+        if len(distances) > 1 or len(alike) > 1 or not first.nbytes or step < first.nbytes:
+            return None
+        if first.start % size or step % size:
+            return None
+        span = entries[-1].start - first.start + first.nbytes
+        data = torch.frombuffer(
+            self._map(first.path), dtype=torch.uint8, count=span, offset=first.start
+        ).view(first.dtype)
+        shape = (len(entries), *first.shape) if stacked else first.shape
+        strides = [prod(first.shape[d + 1 :]) for d in range(len(first.shape))]
+        return data.as_strided(shape, [step // size, *strides] if stacked else strides)
+
+    def _map(self, path: Path) -> mmap.mmap:
+        if path not in self._files:
+            with path.open("rb") as file:
+                self._files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._files[path]
 
 
 def read(entry: Entry, out: Tensor) -> None:
@@ -103,7 +149,7 @@ def read(entry: Entry, out: Tensor) -> None:
 
 
 def _fill(file: FileIO, t: Tensor, path: Path) -> None:
-    done, view = 0, _bytes(t)
+    done, view = 0, as_bytes(t)
     while done < t.nbytes:  # one read returns at most 2 GiB
         count = file.readinto(view[done:])
         if not count:
@@ -111,9 +157,22 @@ def _fill(file: FileIO, t: Tensor, path: Path) -> None:
         done += count
 
 
-def _bytes(t: Tensor) -> memoryview:
+def as_bytes(t: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor."""
     return memoryview((ctypes.c_char * t.nbytes).from_address(t.data_ptr())).cast("B")
+
+
+def header(tensors: Sequence[tuple[str, Sequence[int], torch.dtype]]) -> tuple[bytes, list[int]]:
+    """What a file of these tensors begins with, and where each starts in it."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offsets = [0]
+    for name, shape, dtype in tensors:
+        offsets.append(offsets[-1] + prod(shape) * dtype.itemsize)
+        where = {"shape": list(shape), "data_offsets": offsets[-2:]}
+        entries[name] = {"dtype": _NAMES[dtype], **where}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 64)  # the first tensor starts on a cache line
+    return len(text).to_bytes(8, "little") + text, [8 + len(text) + at for at in offsets[:-1]]
 
 
 def write(path: Path, tensors: Sequence[tuple[str, Tensor, torch.dtype]]) -> None:
@@ -121,20 +180,11 @@ def write(path: Path, tensors: Sequence[tuple[str, Tensor, torch.dtype]]) -> Non
 
     Casts happen one tensor at a time, so no second copy of the file is held.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, t, dtype in tensors:
-        end = offset + t.numel() * dtype.itemsize
-        shape = list(t.shape)
-        header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % 64)  # the first tensor starts on a cache line
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(header([(name, t.shape, dtype) for name, t, dtype in tensors])[0])
         for _, t, dtype in tensors:
             t = t.detach().to("cpu", dtype).contiguous()
             if t.numel():
-                file.write(_bytes(t))
+                file.write(as_bytes(t))
         file.flush()
         os.fsync(file.fileno())
