@@ -3,6 +3,7 @@
 
 set(WW_ISAS_VECTOR base avx2 avx512)
 set(WW_ISAS_MATRIX ${WW_ISAS_VECTOR} avx512_bf16 amx_bf16)
+set(WW_ISAS_SHARED "")
 set(WW_FLAGS_base -march=x86-64-v2)
 set(WW_FLAGS_avx2 -march=x86-64-v3)
 set(WW_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
@@ -14,7 +15,7 @@ set(WW_WARNINGS -Wall -Wextra -Wpedantic -Wno-psabi $<$<BOOL:${WARPWEAVE_WERROR}
 
 pybind11_add_module(_native NO_EXTRAS
   csrc/bindings/module.cpp csrc/bindings/tensor.cpp csrc/bindings/cuda_library.cpp
-  csrc/bindings/simulated_cuda.cpp csrc/core/cpu/cpu.cpp csrc/core/cpu/parallel.cpp
+  csrc/bindings/simulated_cuda.cpp csrc/bindings/weights.cpp csrc/core/cpu/cpu.cpp csrc/core/cpu/parallel.cpp
   csrc/core/cpu/segments.cpp csrc/core/cpu/slots.cpp csrc/core/cpu/vector_math.cpp)
 target_include_directories(_native PRIVATE csrc)
 target_compile_options(_native PRIVATE ${WW_FLAGS_base} ${WW_WARNINGS})
@@ -53,8 +54,8 @@ endfunction()
 
 function(ww_op op kind)
   cmake_parse_arguments(PARSE_ARGV 2 arg "CUDA" "" "")
-  if(NOT WW_ISAS_${kind} OR arg_UNPARSED_ARGUMENTS)
-    message(FATAL_ERROR "ww_op(${ARGV}): expected ww_op(<op> VECTOR|MATRIX [CUDA])")
+  if(NOT DEFINED WW_ISAS_${kind} OR arg_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "ww_op(${ARGV}): expected ww_op(<op> VECTOR|MATRIX|SHARED [CUDA])")
   endif()
   ww_isa_objects(${op} ${op} ${WW_ISAS_${kind}})
   target_sources(_native PRIVATE csrc/${op}/${op}.cpp csrc/bindings/${op}_op.cpp)

@@ -12,22 +12,23 @@ import pytest
 from warpweave import ops, reference
 
 ROOT = Path(__file__).resolve().parent.parent
-LINE = re.compile(r"^ww_op\((\w+) (VECTOR|MATRIX)( CUDA)?\)$", re.MULTILINE)
-ROOMS = {op: bool(cuda) for op, _, cuda in LINE.findall((ROOT / "CMakeLists.txt").read_text())}
+LINE = re.compile(r"^ww_op\((\w+) (VECTOR|MATRIX|SHARED)( CUDA)?\)$", re.MULTILINE)
+ROOMS = {op: (kind, bool(cuda)) for op, kind, cuda in LINE.findall((ROOT / "CMakeLists.txt").read_text())}
 SOURCES = {".h", ".cpp", ".inc", ".cu", ".cuh", ".py", ".pyi", ".cmake", ".map"}
 
 
-def parts(op: str, cuda: bool) -> list[str]:
+def parts(op: str, kind: str, cuda: bool) -> list[str]:
     files = [
         f"csrc/{op}/{op}.h",
         f"csrc/{op}/{op}.cpp",
-        f"csrc/{op}/{op}_cpu.inc",
         f"csrc/bindings/{op}_op.cpp",
         f"python/warpweave/ops/{op}.py",
         f"python/warpweave/reference/{op}.py",
         f"tests/test_{op}.py",
         f"bench/bench_{op}.py",
     ]
+    if kind != "SHARED":
+        files.append(f"csrc/{op}/{op}_cpu.inc")
     return [*files, f"csrc/{op}/{op}_cuda.cu"] if cuda else files
 
 
@@ -38,7 +39,7 @@ def test_rooms_are_found() -> None:
 
 @pytest.mark.parametrize("op", ROOMS)
 def test_room_is_complete(op: str) -> None:
-    missing = [part for part in parts(op, ROOMS[op]) if not (ROOT / part).is_file()]
+    missing = [part for part in parts(op, *ROOMS[op]) if not (ROOT / part).is_file()]
     assert not missing
 
 
@@ -63,7 +64,7 @@ def test_every_room_has_its_line() -> None:
 
 def test_cuda_files_are_built() -> None:
     files = {path.parent.name for path in (ROOT / "csrc").glob("*/*_cuda.cu")}
-    assert files == {op for op, cuda in ROOMS.items() if cuda}
+    assert files == {op for op, (_, cuda) in ROOMS.items() if cuda}
 
 
 def tracked_sources() -> list[Path]:

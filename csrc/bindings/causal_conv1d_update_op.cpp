@@ -10,7 +10,7 @@ constexpr const char* op = "causal_conv1d_update";
 // (B,) int32, row-major.
 const int32_t* batch_indices(const char* name, const OptTensor& t, const Tensor& x) {
   if (!t) return nullptr;
-  Arg{op, name, *t}.shape({x.size(0)}, "(B,)").like(x, "x").int32();
+  Arg{op, name, *t}.shape({x.size(0)}, "(B,)").like(x, "x").of(ScalarType::Int);
   return static_cast<const int32_t*>(data(*t));
 }
 

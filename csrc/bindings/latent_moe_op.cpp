@@ -17,7 +17,7 @@ Tensor latent_moe(const Tensor& x_in, const Tensor& weights, const Tensor& indic
            ": 'fc1' and 'fc2' must be given together or not at all");
   WW_CHECK(shared_up_in.has_value() == shared_down_in.has_value(), op,
            ": 'shared_up' and 'shared_down' must be given together or not at all");
-  const ExpertTensors experts = expert_tensors(op, up, down, weights, indices);
+  const ExpertTensors experts(op, WeightTensors(up), WeightTensors(down), weights, indices);
   const Tensor x = unit_last_stride(x_in);
   const OptTensor fc1 = row_major(fc1_in), fc2 = row_major(fc2_in),
                   shared_up = row_major(shared_up_in), shared_down = row_major(shared_down_in);
@@ -26,8 +26,8 @@ Tensor latent_moe(const Tensor& x_in, const Tensor& weights, const Tensor& indic
   p.T = x.size(0), p.d = x.size(1), p.l = p.d;
   if (fc1) p.l = Arg{op, "fc1", *fc1}.dim(2, "(l, d)").size(0);
   if (shared_up) p.S = Arg{op, "shared_up", *shared_up}.dim(2, "(S, d)").size(0);
-  p.experts = moe_mlp_params(op, experts, p.T, p.l);
-  p.dtype = p.experts.dtype;
+  p.dtype = Arg{op, "up", up}.floating_of(DType::f32, DType::bf16);
+  p.experts = moe_mlp_params(op, experts, p.T, p.l, p.dtype);
   const auto check = [&](const char* name, const OptTensor& t, int64_t rows, int64_t columns,
                          const char* meaning) {
     if (t)

@@ -2,18 +2,21 @@
 // The routed experts' arguments, checked alike for moe_mlp and latent_moe.
 #pragma once
 
-#include "bindings/tensor.h"
+#include "bindings/weights.h"
 #include "moe_mlp/moe_mlp.h"
 
 namespace ww {
 
 struct ExpertTensors {  // in the layout the kernels read; holds any copy that this took
-  Tensor up, down, weights, indices;
-};
-ExpertTensors expert_tensors(const char* op, const Tensor& up, const Tensor& down,
-                             const Tensor& weights, const Tensor& indices);
+  WeightTensors up, down;
+  Tensor weights, indices;
 
-// Everything but x and out, for `tokens` rows of `width`.
-MoeMlpParams moe_mlp_params(const char* op, const ExpertTensors& t, int64_t tokens, int64_t width);
+  ExpertTensors(const char* op, const WeightTensors& up, const WeightTensors& down,
+                const Tensor& weights, const Tensor& indices);
+};
+
+// Everything but x and out, for `tokens` rows of `width` in `dtype`, which dense weights have too.
+MoeMlpParams moe_mlp_params(const char* op, const ExpertTensors& t, int64_t tokens, int64_t width,
+                            DType dtype);
 
 }  // namespace ww

@@ -79,7 +79,7 @@ Tensor ssm_step(const Tensor& state, const Tensor& x, const Tensor& dt, const Te
   copy_strides(state, p.state_stride);
   const OptTensor indices = row_major(state_indices);
   if (indices) {
-    Arg{op, "state_indices", *indices}.shape({p.B}, "(B,)").like(x, "x").int32();
+    Arg{op, "state_indices", *indices}.shape({p.B}, "(B,)").like(x, "x").of(ScalarType::Int);
     p.state_indices = static_cast<const int32_t*>(data(*indices));
   }
   if (intermediate_states) {

@@ -41,6 +41,8 @@ const char* scalar_name(ScalarType t) {
     case ScalarType::Int: return "int32";
     case ScalarType::Long: return "int64";
     case ScalarType::Bool: return "bool";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Float8_e4m3fn: return "float8_e4m3fn";
     default: return "another dtype";
   }
 }
@@ -104,9 +106,9 @@ DType Arg::floating_of(DType a, DType b) const {
   return t == scalar_type(a) ? a : b;
 }
 
-const Arg& Arg::int32() const {
-  WW_CHECK(tensor.scalar_type() == ScalarType::Int, op, ": '", name, "' is ",
-           scalar_name(tensor.scalar_type()), "; supported: int32");
+const Arg& Arg::of(ScalarType t) const {
+  WW_CHECK(tensor.scalar_type() == t, op, ": '", name, "' is ", scalar_name(tensor.scalar_type()),
+           "; supported: ", scalar_name(t));
   return *this;
 }
 
@@ -172,7 +174,7 @@ void read_sequences(const char* op, const Tensor& x, const OptTensor& seq_idx,
     layout.cu_seqlens = data(*cu_seqlens);
   }
   if (seq_idx) {
-    Arg{op, "seq_idx", *seq_idx}.shape({layout.B, layout.T}, "(B, T)").like(x, "x").int32();
+    Arg{op, "seq_idx", *seq_idx}.shape({layout.B, layout.T}, "(B, T)").like(x, "x").of(ScalarType::Int);
     layout.seq_idx = static_cast<const int32_t*>(data(*seq_idx));
     layout.seq_idx_stride_b = layout.T;
   }

@@ -46,7 +46,7 @@ struct Arg {
   const Arg& like(const Tensor& other, const char* other_name) const;  // same device
   DType floating() const;                     // float32, bfloat16 or float16
   DType floating_of(DType a, DType b) const;  // a or b only
-  const Arg& int32() const;
+  const Arg& of(ScalarType t) const;
   bool is_int64() const;                      // int64 true, int32 false, else throws
 };
 

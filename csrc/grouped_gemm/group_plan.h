@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How tokens are grouped for products with per-expert weights; shared by grouped_gemm and moe_mlp.
+// How tokens are grouped for products with per-expert weights, whatever the op.
 // No std: per-ISA files include this.
 #pragma once
 
@@ -14,6 +14,7 @@ constexpr int kDotRows = 4;     // a group of at most this many tokens is not pa
 struct Group {                  // non-empty, in ascending order of expert
   int64_t expert, begin, rows;  // sorted rows [begin, begin + rows)
   int64_t first_unit;           // of its packed tokens, or -1
+  int64_t first_few;            // of its rows in GroupPlan::few, or -1
   __attribute__((always_inline)) bool packed() const { return first_unit >= 0; }
 };
 
@@ -26,6 +27,8 @@ struct GroupPlan {
   int64_t num_groups;
   const TokenUnit* units;
   int64_t num_units;
+  const int64_t* few;  // sorted rows of the groups that are not packed
+  int64_t num_few;
 };
 
 }  // namespace ww

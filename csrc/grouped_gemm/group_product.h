@@ -4,13 +4,12 @@
 //
 // The product is computed transposed, C[n][token] = sum_k weight[n][k] * token[k]: weight rows are
 // the A operand in their own order, and only the tokens are packed, once a group. A group of few
-// tokens is bound by reading the weights; it takes dot products along k over weights and tokens as
-// they lie.
+// tokens is bound by reading the weights; it takes dot products along k over weights as they lie.
 #pragma once
 
-#include "core/cpu/matmul.h"
 #include "core/cpu/parallel.h"
 #include "grouped_gemm/group_plan.h"
+#include "grouped_gemm/weight_rows.h"
 
 namespace ww::WW_ISA {
 namespace {
@@ -27,147 +26,131 @@ constexpr int64_t unit_size(int64_t k) {
 
 // --- Few tokens ---
 
-template <typename T>
-struct Dot {
-  static constexpr int kStep = kLanes;
-  static WW_INLINE F32 add(F32 acc, const T* a, const T* b) {
-    return mul_add(load(a), load(b), acc);
-  }
-};
-#if defined(__AVX512BF16__)
-template <>
-struct Dot<bf16_t> {
-  static constexpr int kStep = 2 * kLanes;
-  static WW_INLINE F32 add(F32 acc, const bf16_t* a, const bf16_t* b) {
-    return F32(_mm512_dpbf16_ps(__m512(acc), __m512bh(_mm512_loadu_si512(a)),
-                                __m512bh(_mm512_loadu_si512(b))));
-  }
-};
-#endif
-
-// N x M dot products along k; each has its own chain of additions, whatever N and M are.
-template <int N, int M, typename T, typename Row>
-inline void dots(const T* weight, int64_t ldw, const Row& token, int64_t k, float* c) {
-  const T *w[N], *x[M];
-  F32 acc[N][M];
-#pragma GCC unroll 4
-  for (int n = 0; n < N; ++n) {
-    w[n] = weight + n * ldw;
-#pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) {
-      x[m] = token(m);
-      acc[n][m] = F32{};
-    }
-  }
-  int64_t i = 0;
-  for (; i + Dot<T>::kStep <= k; i += Dot<T>::kStep) {
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) {
-      __builtin_prefetch(w[n] + N * ldw + i, 0, 3);
-#pragma GCC unroll 4
-      for (int m = 0; m < M; ++m) acc[n][m] = Dot<T>::add(acc[n][m], w[n] + i, x[m] + i);
-    }
-  }
-#pragma GCC unroll 4
-  for (int n = 0; n < N; ++n) {
-#pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) {
-      float total = sum(acc[n][m]);
-      for (int64_t q = i; q < k; ++q) total += to_float(w[n][q]) * to_float(x[m][q]);
-      c[n * kTokenUnit + m] = total;
-    }
-  }
-}
-
-template <int N, typename T, typename Row>
-inline void dots_of(int64_t m, const T* weight, int64_t ldw, const Row& token, int64_t k,
-                    float* c) {
+template <int N, typename Rows, typename Token>
+inline void dots_of(int64_t m, const Rows& weight, const Token& token, int64_t k, float* c) {
   switch (m) {
-    case 1: return dots<N, 1>(weight, ldw, token, k, c);
-    case 2: return dots<N, 2>(weight, ldw, token, k, c);
-    case 3: return dots<N, 3>(weight, ldw, token, k, c);
-    default: return dots<N, kDotTile>(weight, ldw, token, k, c);
+    case 1: return dots<N, 1>(weight, token, k, c, kTokenUnit);
+    case 2: return dots<N, 2>(weight, token, k, c, kTokenUnit);
+    case 3: return dots<N, 3>(weight, token, k, c, kTokenUnit);
+    default: return dots<N, kDotTile>(weight, token, k, c, kTokenUnit);
   }
 }
 
-// token(t) is the address of the k values of token t of the group.
-template <typename T, typename Row>
-inline void product_by_dots(const T* weight, int64_t ldw, int rows, const Row& token,
-                            int64_t tokens, int64_t k, ProductBlock& block) {
+// token(t) is the address of token t of the group, arranged for the format of the weights.
+template <typename Rows, typename Token>
+inline void product_by_dots(const Rows& weight, int rows, const Token& token, int64_t tokens,
+                            int64_t k, ProductBlock& block) {
   for (int n = 0; n < rows; n += kDotTile)
     for (int64_t t = 0; t < tokens; t += kDotTile) {
-      const auto row = [&](int m) { return token(t + m); };
+      const auto few = [&](int m) { return token(t + m); };
       const int64_t live = tokens - t < kDotTile ? tokens - t : kDotTile;
       if (rows - n >= kDotTile) {
-        dots_of<kDotTile>(live, weight + n * ldw, ldw, row, k, &block.c[n][t]);
+        dots_of<kDotTile>(live, weight.from(n), few, k, &block.c[n][t]);
         continue;
       }
-      for (int r = n; r < rows; ++r)
-        dots_of<1>(live, weight + r * ldw, ldw, row, k, &block.c[r][t]);
+      for (int r = n; r < rows; ++r) dots_of<1>(live, weight.from(r), few, k, &block.c[r][t]);
     }
+}
+
+// Arranges the tokens of the groups that are not packed, row by row of plan.few; token(i) is the
+// address of sorted row i.
+template <typename Rows, typename Row, typename Few>
+inline void arrange_few(const GroupPlan& plan, const Row& token, int64_t k, Few* out) {
+  if constexpr (Rows::kIsCoded)
+    parallel_tasks(plan.num_few, k, [&](int64_t i) {
+      arrange<Rows>(token(plan.few[i]), k, out + i * arranged_size<Rows>(k));
+    });
+}
+
+// Token t of a group that is not packed, for product_by_dots.
+template <typename Rows, typename Row, typename Few>
+inline auto few_tokens(const Group& group, const Row& token, const Few* arranged, int64_t k) {
+  return [&group, &token, arranged, k](int64_t t) {
+    if constexpr (Rows::kIsCoded)
+      return arranged + (group.first_few + t) * arranged_size<Rows>(k);
+    else
+      return token(group.begin + t);
+  };
 }
 
 // --- Many tokens ---
 
+template <typename Rows>
+constexpr bool is_in_place = false;
 #if defined(__AMX_BF16__)
-template <typename T>
-constexpr bool kInPlace = sizeof(T) == 2;
-#else
-template <typename T>
-constexpr bool kInPlace = false;
+template <>
+inline constexpr bool is_in_place<DenseRows<bf16_t>> = true;
 #endif
 
-// Weight rows as matmul's A operand. Tiles take them where they lie and fetch the block after it
-// meanwhile. Otherwise they are copied first, which streams them from memory in order as the
-// product itself would not, and widened where the ISA has no bf16 product; the odd stride (in cache
-// lines) keeps rows whose length is a power of two from fighting for the same cache sets.
-template <typename T>
-struct WeightRows {
-  const Operand<T>* rows;
+// Weight rows as matmul's A operand. Tiles take dense ones where they lie and fetch the block after
+// it meanwhile. Otherwise they are copied first, which streams them from memory in order as the
+// product itself would not, and decoded or widened to operands; the odd stride (in cache lines)
+// keeps rows whose length is a power of two from fighting for the same cache sets.
+template <typename Op>
+struct StagedRows {
+  const Op* rows;
   int64_t stride;
   Fetch next;
 };
 
-template <typename T>
+template <typename Op>
 constexpr int64_t staged_stride(int64_t k) {
-  return round_up(k, 64 / sizeof(Operand<T>)) + 64 / sizeof(Operand<T>);
+  return round_up(k, 64 / sizeof(Op)) + 64 / sizeof(Op);
 }
-template <typename T>
+template <typename Rows>
 constexpr size_t staged_bytes(int64_t k) {
-  return kInPlace<T> ? 0 : size_t(kBlockN * staged_stride<T>(k)) * sizeof(Operand<T>);
+  using Op = Operand<typename Rows::Token>;
+  return is_in_place<Rows> ? 0 : size_t(kBlockN * staged_stride<Op>(k)) * sizeof(Op);
+}
+
+// The bytes after those of a block, to be fetched over products with `tokens` tokens.
+inline Fetch fetch_of(const void* next, int64_t bytes_of_row, int rows, int64_t k, int64_t tokens) {
+  const int64_t units = (tokens + kTokenUnit - 1) / kTokenUnit, steps = (k / 32 + 1) * units;
+  const char* from = static_cast<const char*>(next);
+  return {from, from + rows * bytes_of_row, int((bytes_of_row / 2 + steps - 1) / steps)};
 }
 
 // For products with `tokens` tokens, over all of which the fetching is spread.
 template <typename T>
-inline WeightRows<T> weight_rows(const T* weight, int64_t ldw, int rows, int64_t k, int64_t tokens,
-                                 void* staged) {
-  if constexpr (kInPlace<T>) {
-    WeightRows<T> out{weight, ldw, {}};
-    if (ldw == k) {
-      const int64_t units = (tokens + kTokenUnit - 1) / kTokenUnit;
-      const char* next = reinterpret_cast<const char*>(weight + rows * ldw);
-      out.next = {next, next + rows * k * int64_t(sizeof(T)), int((32 + units - 1) / units)};
-    }
+inline StagedRows<Operand<T>> stage(const DenseRows<T>& weight, int rows, int64_t k, int64_t tokens,
+                                    void* staged) {
+  if constexpr (is_in_place<DenseRows<T>>) {
+    StagedRows<T> out{weight.data, weight.stride, {}};
+    if (weight.stride == k)
+      out.next = fetch_of(weight.from(rows).data, k * int64_t(sizeof(T)), rows, k, tokens);
     return out;
   } else {
-    const int64_t stride = staged_stride<T>(k);
-    Operand<T>* copy = static_cast<Operand<T>*>(staged);
+    using Op = Operand<T>;
+    const int64_t stride = staged_stride<Op>(k);
+    Op* copy = static_cast<Op*>(staged);
     for (int r = 0; r < rows; ++r) {
-      if constexpr (sizeof(Operand<T>) == sizeof(T))
-        memcpy(copy + r * stride, weight + r * ldw, size_t(k) * sizeof(T));
+      const T* row = weight.from(r).data;
+      if constexpr (sizeof(Op) == sizeof(T))
+        memcpy(copy + r * stride, row, size_t(k) * sizeof(T));
       else
         for_lanes(k, [&](int64_t i, int lanes) {
-          store(copy + r * stride + i, load(weight + r * ldw + i, lanes), lanes);
+          store(copy + r * stride + i, load(row + i, lanes), lanes);
         });
     }
     return {copy, stride, {}};
   }
 }
 
+template <typename Rows>
+inline StagedRows<typename Rows::Token> stage(const Rows& weight, int rows, int64_t k,
+                                              int64_t tokens, void* staged) {
+  using Op = typename Rows::Token;
+  const int64_t stride = staged_stride<Op>(k), bytes = k * Rows::kBits / 8;
+  Op* out = static_cast<Op*>(staged);
+  for (int r = 0; r < rows; ++r) decode_row(weight.from(r), k, out + r * stride);
+  return {out, stride,
+          weight.stride == bytes ? fetch_of(weight.from(rows).data, bytes, rows, k, tokens) : Fetch{}};
+}
+
 // block (+)= weights · the tokens of one unit.
-template <typename T>
-inline void unit_product(WeightRows<T>& weight, int rows, int64_t tokens, int64_t k,
-                         const Operand<T>* packed, bool accumulate, ProductBlock& block) {
+template <typename Op>
+inline void unit_product(StagedRows<Op>& weight, int rows, int64_t tokens, int64_t k,
+                         const Op* packed, bool accumulate, ProductBlock& block) {
   matmul(rows, tokens, k, weight.rows, weight.stride, packed, k, block.c[0], kTokenUnit, accumulate,
          weight.next);
 }
@@ -187,6 +170,28 @@ inline void pack_units(const GroupPlan& plan, const Row& token, int64_t k, Op* p
 WW_INLINE F32 relu2(F32 v) {
   const F32 positive = v < 0.f ? F32{} : v;  // not max(): a NaN stays one
   return positive * positive;
+}
+
+// C[n] *= the scale of weight row n0 + n of matrix e.
+inline void scale_rows(ProductBlock& block, int rows, int64_t tokens, const Weights& w, int64_t e,
+                       int64_t n0) {
+  if (!w.scale) return;
+  for (int n = 0; n < rows; ++n) {
+    const float scale = w.scale[e * w.scale_stride_e + (n0 + n) * w.scale_stride_n];
+    for (int t = 0; t < tokens; t += kLanes)
+      store(&block.c[n][t], load(&block.c[n][t]) * scale);
+  }
+}
+
+// C[..][t] *= the scale of token m0 + t, where tokens are quantised too.
+inline void scale_tokens(ProductBlock& block, int rows, int64_t tokens, const Weights& a,
+                         int64_t m0) {
+  if (!a.scale) return;
+  alignas(64) float scale[kTokenUnit] = {};
+  for (int t = 0; t < tokens; ++t) scale[t] = a.scale[(m0 + t) * a.scale_stride_n];
+  for (int n = 0; n < rows; ++n)
+    for (int t = 0; t < tokens; t += kLanes)
+      store(&block.c[n][t], load(&block.c[n][t]) * load(scale + t));
 }
 
 // f(t, n, values, lanes) over the block as rows of tokens: values holds C[n .. n + lanes)[t].

@@ -384,7 +384,7 @@ WW_EXPORT int ww_grouped_gemm(const ww::GroupedGemmParams* params, void* stream)
   g.ends = p.offsets, g.ends_is_int64 = p.offsets_is_int64, g.zero_rest = true;
   g.relu2 = p.relu2;
   g.parts = 1;
-  g.part[0] = {p.a, p.a_stride_m, nullptr, p.b, p.b_stride_e, p.b_stride_n, p.K};
+  g.part[0] = {p.a.data, p.a.stride_n, nullptr, p.b.data, p.b.stride_e, p.b.stride_n, p.K};
   g.out = p.out, g.out_stride = p.out_stride_m, g.out_dtype = p.dtype;
   g.workspace = p.workspace;
   return launch_group_product(g, p.dtype, static_cast<cudaStream_t>(stream));

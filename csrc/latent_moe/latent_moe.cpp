@@ -11,12 +11,10 @@ namespace {
 
 void dense(const LatentMoeParams& p, const void* weight, int64_t n, bool relu2, void* out) {
   GroupedGemmParams g{};
-  const int64_t end = p.T;
   g.M = p.T, g.N = n, g.K = p.d, g.E = 1;
-  g.dtype = p.dtype, g.relu2 = relu2;
-  g.a = p.x, g.a_stride_m = p.x_stride_t;
-  g.b = weight, g.b_stride_n = p.d;
-  g.offsets = &end, g.offsets_is_int64 = true;
+  g.dtype = g.out_dtype = p.dtype, g.relu2 = relu2;
+  g.a.data = p.x, g.a.stride_n = p.x_stride_t;
+  g.b.data = weight, g.b.stride_n = p.d;
   g.out = out, g.out_stride_m = n;
   grouped_gemm_cpu(g);
 }

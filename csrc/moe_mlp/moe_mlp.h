@@ -3,24 +3,23 @@
 //
 //   out[t] = sum_{k, e = indices[t,k]} weights[t,k] * down[e] · h,   h = relu2(up[e] · x[t])
 //
-// relu2(v) = max(v,0)^2 on the fp32 accumulator. h is rounded once to the dtype of x. The weighted
+// relu2(v) = max(v,0)^2 on the fp32 accumulator times the scale of quantised weights. h is rounded once to the dtype of x. The weighted
 // sum is fp32, in ascending order of expert, and rounded once. An index of -1 names no expert. out
 // aliases nothing.
 #pragma once
 
 #include "core/types.h"
+#include "core/weights.h"
 
 namespace ww {
 
 struct MoeMlpParams {
   int64_t T, K, E, I, top_k;              // tokens, model width, experts, expert width
-  DType dtype;                            // of x, up, down, out: f32 or bf16
+  DType dtype;                            // of x, out and dense weights: f32 or bf16
   const void* x;                          // (T,K), K contiguous
   int64_t x_stride_t;
-  const void* up;                         // (E,I,K), K contiguous
-  int64_t up_stride_e, up_stride_i;
-  const void* down;                       // (E,K,I), I contiguous
-  int64_t down_stride_e, down_stride_k;
+  Weights up;                             // (E,I,K)
+  Weights down;                           // (E,K,I)
   const float* weights;                   // (T,top_k) contiguous
   const void* indices;                    // (T,top_k) contiguous, int32 or int64, in [-1, E)
   bool indices_is_int64;

@@ -61,12 +61,15 @@ struct CpuKernel {
   }
 
 // A kernel with matrix products: also the bf16 dot and tile instructions.
-#define WW_CPU_KERNEL_MATRIX(fn, Params, dtypes)                               \
+#define WW_CPU_KERNEL_MATRIX(fn, Params, dtypes) WW_CPU_KERNEL_SHARED(fn, fn, Params, dtypes)
+
+// An op that the matrix kernel `fn` of another room does too.
+#define WW_CPU_KERNEL_SHARED(op, fn, Params, dtypes)                           \
   namespace base { void fn(const Params&); }                                   \
   namespace avx2 { void fn(const Params&); }                                   \
   namespace avx512 { void fn(const Params&); }                                 \
   namespace avx512_bf16 { void fn(const Params&); }                            \
   namespace amx_bf16 { void fn(const Params&); }                               \
-  static const CpuKernel<Params> fn##_kernel {                                 \
-    #fn, dtypes, base::fn, avx2::fn, avx512::fn, avx512_bf16::fn, amx_bf16::fn \
+  [[maybe_unused]] static const CpuKernel<Params> op##_kernel {                \
+    #op, dtypes, base::fn, avx2::fn, avx512::fn, avx512_bf16::fn, amx_bf16::fn \
   }

@@ -7,7 +7,7 @@ from torch import Tensor
 from ._registry import refuse_grad
 
 _op = torch.ops.warpweave.grouped_gemm.default
-_ACTIVATIONS = {None: False, "relu2": True}
+ACTIVATIONS = {None: False, "relu2": True}
 
 
 def grouped_gemm(a: Tensor, b: Tensor, offsets: Tensor, *, activation: str | None = None) -> Tensor:
@@ -28,10 +28,10 @@ def grouped_gemm(a: Tensor, b: Tensor, offsets: Tensor, *, activation: str | Non
     Errors: ValueError naming the argument (on CPU also for offsets that decrease or pass M);
     NotImplementedError if an input requires grad.
     """
-    if activation not in _ACTIVATIONS:
+    if activation not in ACTIVATIONS:
         raise ValueError(f"grouped_gemm: 'activation' is {activation!r}; supported: None, 'relu2'")
     refuse_grad("grouped_gemm", a, b)
-    out: Tensor = _op(a, b, offsets, _ACTIVATIONS[activation])
+    out: Tensor = _op(a, b, offsets, ACTIVATIONS[activation])
     return out
 
 

@@ -2,6 +2,7 @@
 """Argument checks shared by the reference ops."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,22 @@ def check_dim(name: str, t: Tensor, dims: tuple[int, ...], letters: str) -> None
     """Raise ValueError unless the number of dimensions of `t` is one of `dims`."""
     if t.dim() not in dims:
         raise ValueError(f"{name} has shape {tuple(t.shape)}, supported is {letters}")
+
+
+def check_last(name: str, t: Any, K: int) -> None:
+    """Raise ValueError unless the last dimension of `t`, a matrix of any format, is K."""
+    if t.shape[-1] != K:
+        raise ValueError(f"{name} has shape {tuple(t.shape)}, supported is (..., K) with K = {K}")
+
+
+def check_ends(offsets: Tensor, E: int, M: int) -> list[int]:
+    """0 and the end offsets of E groups of M rows as Python ints, after checking them."""
+    check_int("offsets", offsets, (torch.int32, torch.int64))
+    check_shape("offsets", offsets, (E,), "(E,)")
+    ends: list[int] = [0, *offsets.tolist()]
+    if any(lo > hi for lo, hi in pairwise(ends)) or ends[-1] > M:
+        raise ValueError(f"offsets is {ends[1:]}, supported is nondecreasing from 0 to M = {M}")
+    return ends
 
 
 def check_int(name: str, t: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ._args import acc_dtype, check_dim, check_int, check_shape
+from ._args import acc_dtype, check_dim, check_ends, check_shape
 
 
 def grouped_gemm(a: Tensor, b: Tensor, offsets: Tensor, *, activation: str | None = None) -> Tensor:
@@ -21,13 +21,9 @@ def grouped_gemm(a: Tensor, b: Tensor, offsets: Tensor, *, activation: str | Non
     M, K = a.shape
     E, N = b.shape[:2]
     check_shape("b", b, (E, N, K), "(E, N, K)")
-    check_int("offsets", offsets, (torch.int32, torch.int64))
-    check_shape("offsets", offsets, (E,), "(E,)")
     if activation not in (None, "relu2"):
         raise ValueError(f"activation is {activation!r}, supported is None or 'relu2'")
-    ends = [0, *offsets.tolist()]
-    if any(lo > hi for lo, hi in pairwise(ends)) or ends[-1] > M:
-        raise ValueError(f"offsets is {ends[1:]}, supported is nondecreasing from 0 to M = {M}")
+    ends = check_ends(offsets, E, M)
     acc = acc_dtype(a, b)
     parts = [a[lo:hi].to(acc) @ b[e].to(acc).mT for e, (lo, hi) in enumerate(pairwise(ends))]
     v = torch.cat([*parts, a.new_zeros(M - ends[-1], N, dtype=acc)])
