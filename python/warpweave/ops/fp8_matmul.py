@@ -36,7 +36,7 @@ def fp8_matmul(
         out: Tensor = _op(a, b, scale_a, scale_b, float32)
         return out
     flat: Tensor = _op(a.reshape(-1, a.shape[-1]), b, scale_a, scale_b, float32)
-    return flat.view(*a.shape[:-1], -1)
+    return flat.view(*a.shape[:-1], b.shape[0])
 
 
 @torch.library.register_fake("warpweave::fp8_matmul")

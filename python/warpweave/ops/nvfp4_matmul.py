@@ -38,7 +38,7 @@ def nvfp4_matmul(
         out: Tensor = _op(a, None, None, *parts, float32)
         return out
     flat: Tensor = _op(a.reshape(-1, a.shape[-1]), None, None, *parts, float32)
-    return flat.view(*a.shape[:-1], -1)
+    return flat.view(*a.shape[:-1], b.shape[0])
 
 
 @torch.library.register_fake("warpweave::nvfp4_matmul")

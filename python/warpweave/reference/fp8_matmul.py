@@ -28,4 +28,4 @@ def fp8_matmul(
     if a.dtype == torch.float8_e4m3fn:
         raise ValueError("scale_a is None, supported is a tensor when a is float8_e4m3fn")
     out = matmul(a.reshape(-1, a.shape[-1]), weight, out_dtype)
-    return out.view(*a.shape[:-1], -1)
+    return out.view(*a.shape[:-1], b.shape[0])

@@ -23,4 +23,4 @@ def nvfp4_matmul(
     if isinstance(a, NVFP4Tensor):
         return matmul(a, b, out_dtype)
     out = matmul(a.reshape(-1, a.shape[-1]), b, out_dtype)
-    return out.view(*a.shape[:-1], -1)
+    return out.view(*a.shape[:-1], b.shape[0])
