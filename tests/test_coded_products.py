@@ -212,6 +212,8 @@ def test_choice_of_kernel(
     if target.startswith("cpu"):
         pytest.skip("there is one kernel")
     case = make(M, 40, 64, 1, rows, weights)
+    if target == "sim:sm_120a" and (rows, weights) == ("coded", "nvfp4"):
+        variants = ["nvfp4 x nvfp4, 64 rows"]
     _native.launches()
     product(**case)
     assert [launch["variant"] for launch in _native.launches()] == variants
@@ -223,5 +225,8 @@ def test_choice_of_kernel(
         else FP8Tensor(strided, case["b"].scale)
     )
     product(**case | {"b": moved})
-    unaligned = "" if rows == "float32" else ", unaligned"
-    assert _native.launches()[-1]["variant"] == variants[-1] + unaligned
+    wanted = "64 x 64" if rows == "float32" else f"{16 if M <= 16 else 64} rows, unaligned"
+    launches = _native.launches()
+    assert launches[-1]["variant"] == f"{weights}, {wanted}"
+    if target == "sim:sm_120a" and (rows, weights) == ("coded", "nvfp4"):
+        assert launches[0]["because"] == "rows of codes are not on 16 bytes"

@@ -53,10 +53,13 @@ struct CodedTile {
   const uint8_t* scales;
   int64_t b_step, left;
   uint32_t exists;
-  // Where its lane reads fragments, as offsets.
-  uint32_t from_a, from_b, from_scales;
+  // Where it puts them in a stage, and where its lane reads fragments, as offsets.
+  uint32_t to_a, to_b, from_a, from_b, from_scales;
 
   __device__ CodedTile(const GroupProduct& g, uint32_t shared) : g(g), shared(shared) {
+    const int place_b = place_of_column(column());
+    to_a = row_a() * kRowA + (piece_a() ^ key_a(row_a())) * 16;
+    to_b = kToB + place_b * kRowB + (piece_b() ^ Format::template key<kSlices>(place_b)) * 16;
     const int lane = threadIdx.x % 32, slice = warp() % kSlices;
     const int m = warp_row() + lane / 4, n = warp_column() + lane / 4;  // place of the column
     from_a = m * kRowA + slice * kSliceDepth * 2 + ((lane % 4 * 2) ^ key_a(m)) * 16;
@@ -135,38 +138,39 @@ struct CodedTile {
     }
   }
   // What is left of `left` from `first` on, at most `most`.
-  __device__ static int clamp(int64_t left, int first, int most) {
-    return left >= first + most ? most : (left > first ? int(left) - first : 0);
+  __device__ static int clamp(int left, int first, int most) {
+    return max(min(left - first, most), 0);
   }
 
-  // Starts the copy of the next kSlices kSliceDepth elements of k into the stage, and moves on.
+  // Starts the copy of the next kSlices kSliceDepth elements of k into the stage, and moves on. Rows of
+  // one thread differ in bits of their own, so a key of their sum is their keys' exclusive or.
   __device__ void copy_stage(uint32_t stage) {
+    constexpr int kStageDepth = kSlices * kSliceDepth;
     const ProductPart& p = g.part[0];
-    const int count_a = clamp(left, piece_a() * kPieceA, kPieceA);
-    const uint32_t to_a = stage + row_a() * kRowA;
+    const int here = left < kStageDepth ? int(left) : kStageDepth;
+    const int count_a = clamp(here, piece_a() * kPieceA, kPieceA);
 #pragma unroll
     for (int i = 0; i < kCopiesA; ++i) {
-      copy(to_a + i * kStepA * kRowA + (piece_a() ^ key_a(row_a() + i * kStepA)) * 16, a[i], p.a,
+      copy(stage + (to_a ^ key_a(i * kStepA) * 16) + i * kStepA * kRowA, a[i], p.a,
            exists >> i & 1 ? count_a : 0);
-      a[i] += kSlices * kSliceDepth;
+      a[i] += kStageDepth;
     }
-    const int count_b = clamp(left / Format::kPerByte, piece_b() * kPieceB, kPieceB);
+    const int count_b = clamp(here / Format::kPerByte, piece_b() * kPieceB, kPieceB);
     const uint8_t* source = b;
 #pragma unroll
     for (int i = 0; i < kCopiesB; ++i, source += b_step) {
-      const int row = place_of_column(column()) + place_of_column(i * kStepB);
-      copy(stage + kToB + row * kRowB + (piece_b() ^ Format::template key<kSlices>(row)) * 16,
-           source, p.b.data, exists >> (16 + i) & 1 ? count_b : 0);
+      const int place = place_of_column(i * kStepB);
+      copy(stage + (to_b ^ Format::template key<kSlices>(place) * 16) + place * kRowB, source,
+           p.b.data, exists >> (16 + i) & 1 ? count_b : 0);
     }
     b += kRowB;
     if constexpr (kRowScales > 0) {
-      const int count = clamp(left / 16, threadIdx.x % kSlices * 4, 4);
       if (threadIdx.x < kColumns * kSlices)
         copy_scales(stage + kToScales + threadIdx.x * 4, scales, p.b.block_scales,
-                    exists >> 31 ? count : 0);
+                    exists >> 31 ? clamp(here / 16, threadIdx.x % kSlices * 4, 4) : 0);
       scales += kRowScales;
     }
-    left -= kSlices * kSliceDepth;
+    left -= kStageDepth;
   }
 
   using Sums = float[2][kWarpRows / 8][4];  // of 16 weights' rows each

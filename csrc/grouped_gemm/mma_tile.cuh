@@ -164,8 +164,9 @@ struct MmaTile {
       const bool exists = is_a ? m < tile.m1 : n < g.N;
       const int64_t there = bytes - at;
       const int count = !exists || there <= 0 ? 0 : (there < 4 ? int(there) : 4);
-      ptx::cp_async_word(stage + kToScales + word * kScaleStep + row * 4,
-                         count ? source + at : p.b.block_scales, count);
+      if (row < kRows + kColumns)
+        ptx::cp_async_word(stage + kToScales + word * kScaleStep + row * 4,
+                           count ? source + at : p.b.block_scales, count);
     }
   }
 
