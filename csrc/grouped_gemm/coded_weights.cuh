@@ -24,9 +24,13 @@ __device__ inline uint32_t mul_bf16x2(uint32_t a, uint32_t b) {
 // E4M3 in the high byte of each half, what is below it does not matter, as bf16 but for the factor
 // of 2^120 between the exponents' biases, which also makes subnormals what they are.
 __device__ inline uint32_t e4m3_magnitude(uint32_t pair) { return pair >> 4 & 0x07f007f0; }
-__device__ inline uint32_t e4m3_pair(uint32_t pair, uint32_t magnitude) {
+__device__ inline uint32_t finite_e4m3_pair(uint32_t pair) {
   constexpr uint32_t kBias = 0x7b807b80;  // 2^120
-  return mul_bf16x2(magnitude | (pair & 0x80008000), kBias);
+  return mul_bf16x2(e4m3_magnitude(pair) | (pair & 0x80008000), kBias);
+}
+__device__ inline uint32_t e4m3_pair(uint32_t pair) {
+  const uint32_t is_nan = (e4m3_magnitude(pair) + 0x00100010) >> 4 & 0x00800080;
+  return finite_e4m3_pair(pair) | is_nan * 0xff;  // all bits of the exponent
 }
 
 // Eight E2M1 codes as bf16: prmt looks up a byte of four magnitudes at once, with codes as indices.
@@ -36,11 +40,11 @@ __device__ inline void e2m1_pairs(uint32_t codes, uint32_t (&out)[4]) {
   const uint32_t even = codes << 4;  // the sign of the even codes where that of the odd ones is
   repeat<2>([&](auto half) {
     const uint32_t index = (codes & 0x77777777) >> (16 * half);
-    const uint32_t sign = ptx::prmt(even, codes, half ? 0x7362 : 0x5140);
-    const uint32_t high = ptx::prmt(kHigh[0], kHigh[1], index) | (sign & 0x80808080);
-    const uint32_t low = ptx::prmt(kLow[0], kLow[1], index);
-    out[2 * half] = ptx::prmt(low, high, 0x5140);
-    out[2 * half + 1] = ptx::prmt(low, high, 0x7362);
+    const uint32_t sign = __byte_perm(even, codes, half ? 0x7362 : 0x5140);
+    const uint32_t high = __byte_perm(kHigh[0], kHigh[1], index) | (sign & 0x80808080);
+    const uint32_t low = __byte_perm(kLow[0], kLow[1], index);
+    out[2 * half] = __byte_perm(low, high, 0x5140);
+    out[2 * half + 1] = __byte_perm(low, high, 0x7362);
   });
 }
 
@@ -72,8 +76,8 @@ struct E4m3Format {
         const uint32_t codes = codes_[r][2 * h + i];
         after_nan |= (codes & 0x7f7f7f7f) + 0x01010101;
         repeat<2>([&](auto half) {
-          const uint32_t pair = ptx::prmt(codes, 0, half ? 0x3424 : 0x1404);
-          out[2 * i + half] = e4m3_pair(pair, e4m3_magnitude(pair));
+          const uint32_t pair = __byte_perm(codes, 0, half ? 0x3424 : 0x1404);
+          out[2 * i + half] = finite_e4m3_pair(pair);
         });
       });
       if (after_nan & 0x80808080) out[0] = 0x7fff7fff;  // one makes all of its row's results NaN
@@ -104,11 +108,9 @@ struct Nvfp4Format {
         constexpr int kFirst = decltype(i)::value * 16 * kScaleBytes * kSlices;
         const uint32_t first = ptx::load_shared_byte<kFirst>(scales);
         const uint32_t second = ptx::load_shared_byte<kFirst + 8 * kScaleBytes * kSlices>(scales);
-        const uint32_t pair = first << 8 | second << 24, magnitude = e4m3_magnitude(pair);
-        const uint32_t is_nan = (magnitude + 0x00100010) >> 4 & 0x00800080;
-        const uint32_t both = e4m3_pair(pair, magnitude) | is_nan * 0xff;  // a NaN has all bits
-        scale_[2 * i] = ptx::prmt(both, 0, 0x1010);
-        scale_[2 * i + 1] = ptx::prmt(both, 0, 0x3232);
+        const uint32_t both = e4m3_pair(first << 8 | second << 24);
+        scale_[2 * i] = __byte_perm(both, 0, 0x1010);
+        scale_[2 * i + 1] = __byte_perm(both, 0, 0x3232);
       });
     }
     template <typename H, typename R>

@@ -242,17 +242,26 @@ constexpr int kDecodeThreads = 256;
 
 int64_t decoded_stride(int64_t K) { return (K + 7) / 8 * 8; }
 
+// A warp a row, a lane two neighbours.
 template <WeightFormat kFormat>
 __global__ void __launch_bounds__(kDecodeThreads) decode(const __grid_constant__ Decoding d) {
-  const int64_t pairs = d.stride / 2, all = d.M * pairs;
-  const int64_t step = int64_t(gridDim.x) * kDecodeThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kDecodeThreads + threadIdx.x; i < all; i += step) {
-    const int64_t m = i / pairs, k = i % pairs * 2;
-    float v[2] = {};
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-      if (k + j < d.K) v[j] = weight_at<kFormat>(d.rows, 0, m, k + j);
-    reinterpret_cast<uint32_t*>(d.out)[i] = narrow_word<bf16_t>(v[0], v[1]);
+  const int64_t warps = int64_t(gridDim.x) * (kDecodeThreads / 32);
+  const int64_t warp = (int64_t(blockIdx.x) * kDecodeThreads + threadIdx.x) / 32;
+  for (int64_t m = warp; m < d.M; m += warps) {
+    const uint8_t* row = static_cast<const uint8_t*>(d.rows.data) + m * d.rows.stride_n;
+    uint32_t* out = reinterpret_cast<uint32_t*>(d.out + m * d.stride);
+    for (int64_t i = threadIdx.x % 32; i < d.stride / 2; i += 32) {
+      if constexpr (kFormat == WeightFormat::e4m3) {
+        const uint32_t low = 2 * i < d.K ? row[2 * i] : 0,
+                       high = 2 * i + 1 < d.K ? row[2 * i + 1] : 0;
+        out[i] = e4m3_pair(low << 8 | high << 24);
+      } else {
+        const uint32_t scale = d.rows.block_scales[m * d.rows.block_stride_n + i / 8].bits;
+        uint32_t values[4];
+        e2m1_pairs(row[i], values);
+        out[i] = mul_bf16x2(values[0], e4m3_pair(scale << 8 | scale << 24));
+      }
+    }
   }
 }
 
@@ -317,7 +326,7 @@ int launch_grouped_product(const GroupedGemmParams& p, void* stream_) {
   int resident;
   cudaError_t status = kernel.resident_blocks(kDecodeThreads, 0, &resident);
   if (status != cudaSuccess) return status;
-  const int64_t blocks = (d.M * (d.stride / 2) + kDecodeThreads - 1) / kDecodeThreads;
+  const int64_t blocks = (d.M * 32 + kDecodeThreads - 1) / kDecodeThreads;
   status = kernel.launch(blocks < resident ? blocks : int64_t(resident), kDecodeThreads, stream, d);
   if (status != cudaSuccess) return status;
   g.part[0].a = decoded, g.part[0].a_stride = d.stride;

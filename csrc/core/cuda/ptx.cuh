@@ -18,14 +18,7 @@ __device__ inline float rcp_approx(float v) {  // 1/v to 1 ulp
   return v;
 }
 
-// --- Words of several values ---
-
-// Byte i of the result is byte `selector >> 4 i & 7` of low and, from 4 on, high.
-__device__ inline uint32_t prmt(uint32_t low, uint32_t high, uint32_t selector) {
-  uint32_t v;
-  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(low), "r"(high), "r"(selector));
-  return v;
-}
+// --- Pairs of values ---
 
 __device__ inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t v;
