@@ -14,6 +14,9 @@ from ptxsim.tests.oracles.mutations import MUTATIONS
 
 BF16, F32 = torch.bfloat16, torch.float32
 GEMM = "grouped_gemm/grouped_gemm_cuda.cu"
+MMA = "grouped_gemm/mma_tile.cuh"
+CODED = "grouped_gemm/coded_tile.cuh"
+WEIGHTS = "grouped_gemm/coded_weights.cuh"
 TILES = "grouped_gemm/group_tiles.cuh"
 SM90A = "grouped_gemm/group_product_sm90a.cu"
 MLP = "moe_mlp/moe_mlp_cuda.cu"
@@ -56,7 +59,7 @@ OF_THE_NEXT_GROUP = [
 CUTLASS = {"product, sm_90a, stages": COOPERATIVE, "product, sm_90a, groups": OF_THE_NEXT_GROUP}
 
 TABLE: dict[str, dict[str, Rows]] = {
-    "product, 16 rows": {GEMM: (
+    "product, 16 rows": {MMA: (
         ("stage read before it is there", "ptx::cp_async_wait<kStages - 2>();",
          r"cp\.async\.wait_group[^;]*;"),
         ("barrier of a stage dropped", "__syncthreads();  // the stage is there", BARRIER),
@@ -64,7 +67,7 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("ring of stages does not close", "multiplied = multiplied + kStageBytes == kEnd ?",
          SELECT, SECOND),
     )},
-    "product, 64 rows": {GEMM: (
+    "product, 64 rows": {MMA: (
         ("stage read before it is there", "ptx::cp_async_wait<kStages - 2>();",
          r"cp\.async\.wait_group[^;]*;"),
         ("waits for a stage less", "ptx::cp_async_wait<kStages - 2>();",
@@ -73,12 +76,12 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("copies go to one stage", "copied = copied + kStageBytes == kEnd ?", SELECT, FIRST),
         ("products take one stage", "multiplied = multiplied + kStageBytes == kEnd ?",
          SELECT, FIRST),
-        ("weights of the first expert", "tile.group * p.b_stride_e +\n        (tile.n0 + row)",
+        ("weights of the first expert", "tile.group * p.b.stride_e +\n        (tile.n0 + row)",
          r"mul\.lo\.s64 (\S+), \S+, (\S+);", r"mov.u64 \1, 0;"),
         ("columns past N", "uint32_t(tile.n0 + row + i * kRowStep < g.N)",
          r"setp\.lt\.s64", "setp.le.s64"),
         ("tail of k dropped", "const int count = left >=", SELECT, r"and.b32 \2, \4, -8;"),
-        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, m, n, v);",
+        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, tile.group, m, n, v);",
          r"setp\.ge\.s64", "setp.gt.s64"),
     ), TILES: (
         ("tiles of the first groups only", "if (lane >= away) sum += other;", SELECT,
@@ -90,12 +93,12 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("activation dropped", "v[i] < 0.f ? 0.f : v[i] * v[i];", r"mul\.f32 (\S+), (\S+), \S+;",
          r"mov.f32 \1, \2;"),
     )},
-    "product, 128 rows": {GEMM: (
+    "product, 128 rows": {MMA: (
         ("barrier of a stage dropped", "__syncthreads();  // the stage is there", BARRIER),
-        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, m, n, v);",
+        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, tile.group, m, n, v);",
          r"setp\.ge\.s64", "setp.gt.s64"),
     )},
-    "product, unaligned": {GEMM: (
+    "product, unaligned": {MMA: (
         ("barrier of a stage dropped", "__syncthreads();  // the stage is there", BARRIER),
         ("k past the end", "if (i < count) piece.element[i] = source[i];", r"setp\.lt\.s32",
          "setp.le.s32"),
@@ -104,7 +107,7 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("groups after the first 32 dropped", "group_ < groups; group_ += 32",
          when(r"lt\.s64"), NEVER),
     )},
-    "product, many tiles": {GEMM: (
+    "product, many tiles": {MMA: (
         ("next tile overwrites the stages", "__syncthreads();  // the next tile", BARRIER),
     ), TILES: (
         ("tiles skipped", "next_ += gridDim.x;", r"add\.s32 (\S+), (\S+), (\S+);",

@@ -2,7 +2,7 @@
 // The kernels for sm_120a, compiled for nothing else: the tiles of mma_tile.cuh on mma.sync of E2M1
 // with block scales. Codes and scales go from where they lie to the tensor cores, in the released
 // layout: nothing is decoded, swizzled or padded, and groups need no tensor maps.
-#include "grouped_gemm/group_product_sm120a.h"
+#include "grouped_gemm/group_product_coded.h"
 
 #include "grouped_gemm/group_launch.h"
 #include "grouped_gemm/mma_tile.cuh"

@@ -14,7 +14,7 @@
 #include "core/numerics.h"
 #include "grouped_gemm/coded_tile.cuh"
 #include "grouped_gemm/group_launch.h"
-#include "grouped_gemm/group_product_sm120a.h"
+#include "grouped_gemm/group_product_coded.h"
 #include "grouped_gemm/group_product_sm90a.h"
 #include "grouped_gemm/mma_tile.cuh"
 
@@ -274,15 +274,25 @@ constexpr bool kHasSm120a = true;
 #else
 constexpr bool kHasSm120a = false;
 #endif
+#if defined(WW_SM89_GROUP_PRODUCT)
+constexpr bool kHasSm89 = true;
+#else
+constexpr bool kHasSm89 = false;
+#endif
 
 // Why rows that are quantised, too, are decoded to bf16; null if tensor cores take them as they are.
-// For people it is kWhen of group_product_sm120a.cu.
+// For people it is kWhen of group_product_sm89.cu and group_product_sm120a.cu.
 const char* why_not_coded(const GroupedGemmParams& p) {
   int capability;
   if (compute_capability(&capability) != cudaSuccess) return "there is no device";
-  if (p.a.format != WeightFormat::nvfp4) return "rows are E4M3";
-  if (capability / 10 != 12) return "the device has no mma.sync of E2M1";
-  if (!kHasSm120a) return "this build has none for sm_120a";
+  if (p.a.format != p.b.format) return "rows and weights are in two formats";
+  if (p.a.format == WeightFormat::nvfp4) {
+    if (capability / 10 != 12) return "the device has no mma.sync of E2M1";
+    if (!kHasSm120a) return "this build has none for sm_120a";
+  } else {
+    if (capability < 89) return "the device has no mma.sync of E4M3";
+    if (!kHasSm89) return "this build has none for sm_89";
+  }
   if (!is_multiple(p.a.data, {p.a.stride_n}, 16, 1) ||
       !is_multiple(p.b.data, {p.b.stride_e, p.b.stride_n}, 16, 1))
     return "rows of codes are not on 16 bytes";
@@ -290,6 +300,14 @@ const char* why_not_coded(const GroupedGemmParams& p) {
       !is_multiple(p.b.block_scales, {p.b.block_stride_e, p.b.block_stride_n}, 4, 1))
     return "rows of block scales are not on 4 bytes";
   return nullptr;
+}
+
+cudaError_t launch_coded(const GroupProduct& g, WeightFormat format, cudaStream_t stream) {
+  if constexpr (kHasSm120a)
+    if (format == WeightFormat::nvfp4) return launch_sm120a_group_product(g, stream);
+  if constexpr (kHasSm89)
+    if (format == WeightFormat::e4m3) return launch_sm89_group_product(g, stream);
+  return cudaErrorInvalidValue;
 }
 
 int64_t decoded_bytes(const GroupedGemmParams& p) {
@@ -317,7 +335,7 @@ int launch_grouped_product(const GroupedGemmParams& p, void* stream_) {
   if (p.a.format == WeightFormat::dense) return launch_group_product(g, p.dtype, stream);
   if (p.M == 0 || p.N == 0) return cudaSuccess;
   const char* why = why_not_coded(p);
-  if (!why) return launch_sm120a_group_product(g, stream);
+  if (!why) return launch_coded(g, p.a.format, stream);
 
   const Because because(why);
   bf16_t* decoded = static_cast<bf16_t*>(p.workspace);

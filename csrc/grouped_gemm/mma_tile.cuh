@@ -14,19 +14,31 @@ namespace ww {
 
 constexpr int kStageRow = 128, kPieces = kStageRow / 16, kSteps = kStageRow / 32;
 
-// The operands of an instruction: their elements in memory, how many values each holds, and words of
-// block scales of a row.
+// The operands of an instruction: their elements in memory, how many values each holds, words of block
+// scales of a row, and whether its sums are fp32. Those of E4M3 are not on sm_89 and sm_90, which keep
+// fewer bits: every stage, 128 of k, has sums of its own.
 struct Bf16Operands {
   using Element = bf16_t;
   static constexpr int kPerElement = 1, kScaleWords = 0;
+  static constexpr bool kSumsAreF32 = true;
   __device__ static void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                                   uint32_t, uint32_t) {
     ptx::mma_bf16(d, a, b0, b1);
   }
 };
+struct E4m3Operands {
+  using Element = uint8_t;
+  static constexpr int kPerElement = 1, kScaleWords = 0;
+  static constexpr bool kSumsAreF32 = false;
+  __device__ static void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                  uint32_t, uint32_t) {
+    ptx::mma_e4m3(d, a, b0, b1);
+  }
+};
 struct Nvfp4Operands {
   using Element = uint8_t;
   static constexpr int kPerElement = 2, kScaleWords = kSteps;
+  static constexpr bool kSumsAreF32 = true;
   __device__ static void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                                   uint32_t scales_a, uint32_t scales_b) {
     ptx::mma_nvfp4(d, a, b0, b1, scales_a, scales_b);
@@ -239,7 +251,15 @@ struct MmaTile {
       __syncthreads();  // the stage is there for all, and all have left the one before
       if (to_copy > 0) copy_stage(shared + copied), --to_copy;
       ptx::cp_async_commit();
-      multiply_stage(shared + multiplied, acc);
+      if constexpr (Operands::kSumsAreF32) {
+        multiply_stage(shared + multiplied, acc);
+      } else {
+        float sums[kWarpRows / 16][4][4] = {};
+        multiply_stage(shared + multiplied, sums);
+#pragma unroll
+        for (int i = 0; i < kWarpRows / 16 * 16; ++i)
+          acc[i / 16][i / 4 % 4][i % 4] += sums[i / 16][i / 4 % 4][i % 4];
+      }
       copied = copied + kStageBytes == kEnd ? 0 : copied + kStageBytes;
       multiplied = multiplied + kStageBytes == kEnd ? 0 : multiplied + kStageBytes;
     }
