@@ -18,8 +18,8 @@ from warpweave.quantized import FP8Tensor, NVFP4Tensor
 
 OP = "nvfp4_matmul"
 BF16, F32, F64, E4M3 = torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn
-# M, N, K, E: one row and tiles of 16 and 64; columns around 32 and 128; depths around a slice of 64, a
-# stage of 256 and all stages; rows of codes on 16 bytes and on 8
+# M, N, K, E: one row and tiles of 16 and 64; columns around 32 and 128; depths around a slice of 64,
+# a stage of 256 and all stages; rows of codes on 16 bytes and on 8
 SHAPES: list[tuple[int, ...]] = [
     (1, 40, 64, 1),
     (16, 33, 1280, 1),
@@ -32,7 +32,7 @@ SHAPES: list[tuple[int, ...]] = [
     (4, 0, 16, 1),
     (0, 8, 16, 1),
     (7, 8, 0, 1),
-    (70, 5000, 16, 2),  # more tiles than blocks
+    (20, 10000, 32, 2),  # more tiles than blocks
 ]
 
 # Targets whose tensor cores take both operands as they are.
@@ -75,7 +75,7 @@ def make(
 
 
 def product(a: Any, b: Any, offsets: Tensor, activation: Any, out_dtype: torch.dtype) -> Tensor:
-    """By the op that has it; E4M3 weights come in one matrix, for all rows and without activation."""
+    """By the op that has it; E4M3 weights: the first matrix, for all rows, without activation."""
     if isinstance(b, NVFP4Tensor):
         return ops.nvfp4_grouped_matmul(a, b, offsets, activation=activation, out_dtype=out_dtype)
     parts = (a.data, b[0].data, a.scale) if isinstance(a, FP8Tensor) else (a, b[0].data, None)
@@ -101,9 +101,9 @@ def check(op: kit.Op, kind: tuple[str, str] = ("bfloat16", "nvfp4")) -> None:
     rows, weights = kind
     for i, shape in enumerate(SHAPES):
         shape = shape if weights == "nvfp4" else (*shape[:2], shape[2] + i % 3, 1)
-        case = make(*shape, rows, weights, ("tensor", "matrix", "row")[i % 3], (None, "relu2")[i % 2],
-                    (BF16, F32)[i // 2 % 2])  # fmt: skip
-        check_one(op, case)
+        scales, activation = ("tensor", "matrix", "row")[i % 3], (None, "relu2")[i % 2]
+        out = (BF16, F32)[i // 2 % 2]
+        check_one(op, make(*shape, rows, weights, scales, activation, out))
 
 
 FAULTS: dict[str, kit.Fault] = {
@@ -151,7 +151,8 @@ def test_every_code_with_every_scale(target: str, rows: int) -> None:
     )  # fmt: skip
     out = ops.nvfp4_matmul(torch.eye(rows, dtype=BF16), b, out_dtype=F32)
     values = b.dequantize().T
-    assert values[:, :126].isfinite().all() and values[:, [127, 255]].isnan().all()
+    assert values[:, :126].isfinite().all()
+    assert values[:, [127, 255]].isnan().all()
     torch.testing.assert_close(out, values, rtol=0, atol=0, equal_nan=True)
 
 
@@ -163,11 +164,14 @@ def test_every_e4m3_weight(target: str, rows: int) -> None:
     out = ops.fp8_matmul(eye, data, None, one, out_dtype=F32)
     torch.testing.assert_close(out, data.float().T, rtol=0, atol=0)
     with_nan = torch.zeros(rows, rows, dtype=torch.uint8)
-    with_nan[range(rows), range(rows)] = torch.tensor([0x7F, 0xFF], dtype=torch.uint8).repeat(rows // 2)
+    with_nan[range(rows), range(rows)] = torch.tensor([0x7F, 0xFF], dtype=torch.uint8).repeat(
+        rows // 2
+    )
     with_nan[3, 3] = 0x7E
     out = ops.fp8_matmul(eye, with_nan.view(E4M3), None, one, out_dtype=F32)
     assert out[:, [i for i in range(rows) if i != 3]].isnan().all()
-    assert out[:, 3].isfinite().all() and out[3, 3] == 448
+    assert out[:, 3].isfinite().all()
+    assert out[3, 3] == 448
 
 
 @pytest.mark.parametrize("M", [12, 70])
@@ -235,3 +239,29 @@ def test_choice_of_kernel(
     assert launches[-1]["variant"] == f"{weights}, {wanted}"
     if has_own:
         assert launches[0]["because"] == "rows of codes are not on 16 bytes"
+
+
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+@pytest.mark.parametrize(
+    ("up", "down"), [("nvfp4", "nvfp4"), ("e4m3", "nvfp4"), ("nvfp4", "dense")]
+)
+@pytest.mark.parametrize("T", [3, 60, 400])
+def test_experts(target: str, T: int, up: str, down: str, dtype: torch.dtype) -> None:
+    """Few, some and many tokens an expert; a scale for all, for a matrix and for a row."""
+    g = kit.generator(f"{T}{up}{down}")
+    E, K, I, top_k = 4, 64, 48, 2  # noqa: E741
+    quantise: Any = {"nvfp4": nvfp4, "e4m3": fp8}
+    dense = kit.normal((E, K, I), g, dtype, I**-0.5)
+    scales = {3: "tensor", 60: "matrix", 400: "row"}[T]
+    weights, indices = kit.skewed_routing(T, E, top_k, g, drop=True)
+    case = {
+        "x": kit.normal((T, K), g, dtype),
+        "up": quantise[up](E, I, K, g=g, scales=scales),
+        "down": dense if down == "dense" else quantise[down](E, K, I, g=g, scales=scales),
+        "weights": weights,
+        "indices": indices,
+    }
+    exact = case | {n: case[n].double() for n in ("x", "weights")}
+    exact |= {"down": dense.double()} if down == "dense" else {}
+    out, wanted, plain = ops.moe_mlp(**case), ref.moe_mlp(**exact), ref.moe_mlp(**case)
+    kit.assert_accurate(out, wanted.double(), plain)

@@ -325,7 +325,7 @@ int launch_grouped_product(const GroupedGemmParams& p, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
   GroupProduct g{};
   g.M = p.M, g.N = p.N, g.E = p.E;
-  g.ends = p.offsets, g.ends_is_int64 = p.offsets_is_int64, g.zero_rest = p.offsets;
+  g.ends = p.offsets, g.ends_is_int64 = p.offsets_is_int64, g.zero_rest = true;
   g.relu2 = p.relu2;
   g.parts = 1;
   g.part[0] = {p.a.data, p.a.stride_n, nullptr, p.b, p.K, p.a.block_scales, p.a.block_stride_n};
