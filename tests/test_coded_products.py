@@ -18,8 +18,8 @@ from warpweave.quantized import FP8Tensor, NVFP4Tensor
 
 OP = "nvfp4_matmul"
 BF16, F32, F64, E4M3 = torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn
-# M, N, K, E: one row and tiles of 16 and 64; columns around 32 and 128; depths around a slice of 64,
-# a stage of 256 and all stages; rows of codes on 16 bytes and on 8
+# M, N, K, E: one row and tiles of 16 and 64; columns around 32 and 128; depths around a slice of
+# 64, a stage of 256 and all stages; rows of codes on 16 bytes and on 8
 SHAPES: list[tuple[int, ...]] = [
     (1, 40, 64, 1),
     (16, 33, 1280, 1),

@@ -58,7 +58,8 @@ struct MmaTile {
   using Element = typename Operands::Element;
   static constexpr int kPiece = 16 / sizeof(Element), kDepth = kPieces * kPiece;  // elements
   static constexpr int kTileRows = kRows, kColumns = 128, kWarpColumns = 32;
-  static constexpr int kWarpRows = kRows < 64 ? kRows : 64;
+  static constexpr int kMostRows = Operands::kSumsAreF32 ? 64 : 32;  // of a warp: it has two sums
+  static constexpr int kWarpRows = kRows < kMostRows ? kRows : kMostRows;
   static constexpr int kThreads = kRows / kWarpRows * (kColumns / kWarpColumns) * 32;
   static constexpr int kToScales = (kRows + kColumns) * kStageRow;
   static constexpr int kScaleStep = (kRows + kColumns) * 4;  // bytes
