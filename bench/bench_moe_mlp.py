@@ -6,13 +6,16 @@ the experts that its tokens choose. E is below that of Nano and Super to fit mem
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench_nvfp4_matmul import random_nvfp4
 from harness import Case
 from warpweave import ops
+from warpweave.quantized import FP8Tensor
 
 # model, E, I, K, top_k
 MODELS = (
@@ -54,7 +57,39 @@ def case(model: str, T: int, sizes: tuple[int, ...], dtype: torch.dtype) -> Case
     )  # fmt: skip
 
 
+def quantised(model: str, T: int, sizes: tuple[int, ...], kind: str) -> Case:
+    """The same with experts as the released checkpoints have them, against bf16 ones."""
+    E, I, K, top_k = sizes  # noqa: E741
+    E = min(E, T * top_k)
+    bits = 4.5 if kind == "nvfp4" else 8
+
+    def make() -> tuple[Any, ...]:
+        x, up, down, *routing = operands(T, (E, I, K, top_k), torch.bfloat16)
+        if kind == "nvfp4":
+            return x, random_nvfp4(E, I, K), random_nvfp4(E, K, I), *routing, up, down
+        return (
+            x,
+            *(FP8Tensor(w.to(torch.float8_e4m3fn), torch.ones(())) for w in (up, down)),
+            *routing,
+            up,
+            down,
+        )
+
+    return Case(
+        f"{model} T={T} E={E} I={I} K={K} top_k={top_k} {kind}", torch.bfloat16, make,
+        lambda *args: ops.moe_mlp(*args[:5]), "moe_mlp, bf16 experts",
+        lambda x, _up, _down, w, indices, up, down: ops.moe_mlp(x, up, down, w, indices),
+        bytes=int(2 * K * E * I * bits / 8) + 4 * K * T, flops=4 * T * top_k * I * K,
+        bound="read" if T < 8 * FEW else "fma_bf16", tokens=T,
+    )  # fmt: skip
+
+
 def cases() -> Iterator[Case]:
+    for kind in ("nvfp4", "fp8"):
+        for model, *sizes in (MODELS[0], ("Nano-30B", 128, *MODELS[1][2:])):
+            for T in (1, 4, 64):
+                if kind == "nvfp4" or model == "M":
+                    yield quantised(model, T, tuple(sizes), kind)
     for model, *sizes in MODELS:
         for T in (1, 4, 8, 512, 2048):
             yield case(model, T, tuple(sizes), torch.bfloat16)

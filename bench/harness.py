@@ -18,6 +18,10 @@ from typing import Any
 
 import torch
 
+from warpweave.quantized import FP8Tensor, NVFP4Tensor
+
+QUANTIZED = (NVFP4Tensor, FP8Tensor)
+TENSORS = (torch.Tensor, *QUANTIZED)
 FOOTPRINT = 512 << 20  # bytes of rotating operands: above a shared last-level cache
 ROUNDS = 7
 SECONDS = 0.15  # of each timed stretch, at most
@@ -62,15 +66,21 @@ def keep_memory() -> None:
 
 
 def nbytes(*values: Any) -> int:
-    """Bytes of all tensors among `values`."""
-    return sum(v.nbytes for v in values if isinstance(v, torch.Tensor))
+    """Bytes of all tensors among `values`, quantised ones too."""
+    return sum(v.nbytes if isinstance(v, torch.Tensor) else nbytes(*vars(v).values())
+               for v in values if isinstance(v, TENSORS))  # fmt: skip
+
+
+def clone(v: Any) -> Any:
+    if isinstance(v, QUANTIZED):
+        return type(v)(*map(clone, vars(v).values()))
+    return v.clone() if isinstance(v, torch.Tensor) else v
 
 
 def copies(case: Case, footprint: int) -> list[Args]:
-    move = lambda v: v.to(device) if isinstance(v, torch.Tensor) else v  # noqa: E731
+    move = lambda v: v.to(device) if isinstance(v, TENSORS) else v  # noqa: E731
     first = tuple(map(move, case.make()))
     count = 1 if case.warm else min(2000, -(-footprint // max(1, nbytes(*first))))
-    clone = lambda v: v.clone() if isinstance(v, torch.Tensor) else v  # noqa: E731
     return [first, *(tuple(map(clone, first)) for _ in range(count - 1))]
 
 

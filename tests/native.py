@@ -31,8 +31,12 @@ def run(op: kit.Op, case: Case, mutated: Iterable[str] = ()) -> tuple[Tensor, ..
 
 
 def doubled(case: Case) -> Case:
+    """In float64, results of a given dtype too; what is quantised, or float8, stays as it is."""
+
     def widen(value: Any) -> Any:
-        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        if isinstance(value, torch.dtype):
+            return torch.float64
+        return value.double() if isinstance(value, Tensor) and value.dtype in DTYPES else value
 
     return {name: widen(value) for name, value in case.items()}
 

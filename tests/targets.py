@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ptxsim import build
 from warpweave import _native, ops
+from warpweave.quantized import FP8Tensor, NVFP4Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 SIMULATED = {"sim:sm_80": "A100", "sim:sm_90a": "H100", "sim:sm_120a": "RTX PRO 6000"}
@@ -112,7 +113,7 @@ def moving(op: Callable[..., Any], device: str) -> Callable[..., Any]:
     @functools.wraps(op)
     def call(*args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(op).bind(*args, **kwargs).arguments
-        moved = {k: place(v, device) if isinstance(v, Tensor) else v for k, v in given.items()}
+        moved = {k: place(v, device) for k, v in given.items()}
         result = op(**moved)
         for name in written:
             if given.get(name) is not None:
@@ -122,8 +123,12 @@ def moving(op: Callable[..., Any], device: str) -> Callable[..., Any]:
     return call
 
 
-def place(t: Tensor, device: str) -> Tensor:
+def place(t: Any, device: str) -> Any:
     """A copy on the device, with the strides of the tensor and the memory around it."""
+    if isinstance(t, NVFP4Tensor | FP8Tensor):
+        return type(t)(*(place(part, device) for part in vars(t).values()))
+    if not isinstance(t, Tensor):
+        return t
     storage = t.untyped_storage()
     storage = storage.clone() if device == "cpu" else storage.to(device=torch.device(device))
     return torch.empty(0, dtype=t.dtype, device=device).set_(

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from native import Case, check_case, check_compiled, check_refused, check_repeatable, far_apart, run
+from quant import each_part, fp8, nvfp4, nvfp4_faults, on_bytes, opcheck, with_nan
 from warpweave import _native, ops
 from warpweave import reference as ref
 from warpweave import testing as kit
+from warpweave.quantized import NVFP4Tensor
 
 OP = "moe_mlp"
 BF16, F32 = torch.bfloat16, torch.float32
@@ -64,6 +68,90 @@ FAULTS: dict[str, kit.Fault] = {
     ),
     "relu instead of relu2": lambda op: lambda x, **k: op(x=x.sign() * x.abs() ** 0.5, **k),
 }
+
+
+# The same with experts as checkpoints store them: K and I in blocks of 16.
+QUANTISED_SHAPES: list[tuple[int, ...]] = [
+    (40, 64, 8, 48, 3),
+    (7, 32, 5, 144, 4),
+    (1, 96, 16, 64, 6),
+    (100, 272, 3, 208, 2),
+    (0, 16, 4, 16, 2),
+]
+FORMATS = {"nvfp4": nvfp4, "fp8": fp8, "bf16": lambda *args: kit.normal(*args[:2], BF16, 0.1)}
+
+
+def make_quantised(shape: tuple[int, ...], up: str, down: str, per: str = "matrix") -> Case:
+    _, K, E, I, _ = shape  # noqa: E741
+    g = kit.generator(f"{shape}{up}{down}{per}")
+    case = make(*shape)
+    quantised = {"up": FORMATS[up]((E, I, K), g, per), "down": FORMATS[down]((E, K, I), g, per)}
+    return case | quantised
+
+
+def check_quantised(op: kit.Op, up: str = "nvfp4", down: str = "nvfp4") -> None:
+    for i, shape in enumerate(QUANTISED_SHAPES):
+        check_one(op, make_quantised(shape, up, down, ("matrix", "row", "all")[i % 3]))
+    case = make_quantised(QUANTISED_SHAPES[0], up, down)
+    for name in ("up", "down"):
+        if not isinstance(case[name], torch.Tensor):
+            check_one(op, case | {name: with_nan(case[name], 1, 5, 2)})
+        if isinstance(case[name], NVFP4Tensor):
+            scales = on_bytes(lambda s: s & 0x87)(case[name].block_scales)  # subnormal
+            check_one(op, case | {name: replace(case[name], block_scales=scales)})
+
+
+@pytest.mark.parametrize("down", FORMATS)
+@pytest.mark.parametrize("up", FORMATS)
+def test_accuracy_of_quantised_experts(cpu_isa: str, up: str, down: str) -> None:
+    check_quantised(ops.moe_mlp, up, down)
+
+
+def test_planted_faults_of_quantised_experts() -> None:
+    faults = nvfp4_faults("up") | nvfp4_faults("down")
+    kit.assert_all_caught(ops.moe_mlp, faults, check_quantised)
+
+
+@pytest.mark.parametrize("kind", ["nvfp4", "fp8"])
+def test_strides_and_threads_of_quantised_experts(cpu_isa: str, threads: None, kind: str) -> None:
+    case = make_quantised((70, 48, 4, 80, 2), kind, kind, "row")
+    check_repeatable(ops.moe_mlp, case)
+    expected = run(ops.moe_mlp, case)[0]
+    moved = {name: each_part(case[name], kit.strided) for name in ("up", "down")}
+    kit.assert_same_bits(ops.moe_mlp(**case | moved), expected)
+
+
+def test_refusals_of_quantised_experts() -> None:
+    case = make_quantised((6, 32, 4, 16, 2), "nvfp4", "fp8")
+    up, down = case["up"], case["down"]
+    for change, message in [
+        ({"x": case["x"].half()}, "'x' is float16; supported: float32, bfloat16"),
+        ({"up": up[0]}, r"'up' has shape \(16, 16\), expected \(E, I, K\)"),
+        ({"up": nvfp4((4, 16, 16), kit.generator(""))}, r"'up' has shape \(4, 16, 8\), expected"),
+        ({"down": fp8((4, 32, 8), kit.generator(""))}, r"'down' has shape \(4, 32, 8\), expected"),
+        ({"down": kit.normal((4, 32, 16), kit.generator(""))}, "'down' is float32; supported: bf"),
+    ]:
+        check_refused(ops.moe_mlp, case | change, (), message)
+    tensors = (case["x"], up.codes, down.data, case["weights"], case["indices"])
+    with pytest.raises(ValueError, match=r"'up' is uint8, which needs 'up\.block_scales'"):
+        torch.ops.warpweave.moe_mlp(*tensors, None, up.global_scale, None, down.scale)
+    with pytest.raises(ValueError, match=r"'down' is float8_e4m3fn, which takes no 'down\.block"):
+        torch.ops.warpweave.moe_mlp(
+            *tensors, up.block_scales, up.global_scale, up.block_scales, down.scale
+        )
+
+
+def test_opcheck_and_compile_of_quantised_experts() -> None:
+    case = make_quantised((9, 32, 4, 16, 2), "nvfp4", "fp8")
+    up, down = case["up"], case["down"]
+    opcheck(
+        torch.ops.warpweave.moe_mlp.default,
+        (case["x"], up.codes, down.data, case["weights"], case["indices"],
+         up.block_scales, up.global_scale, None, down.scale),
+    )  # fmt: skip
+    check_compiled(
+        ops.moe_mlp, [make_quantised(shape, "nvfp4", "fp8") for shape in QUANTISED_SHAPES[:3]]
+    )
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)

@@ -13,7 +13,9 @@ from warpweave import ops, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE = re.compile(r"^ww_op\((\w+) (VECTOR|MATRIX|SHARED)( CUDA)?\)$", re.MULTILINE)
-ROOMS = {op: (kind, bool(cuda)) for op, kind, cuda in LINE.findall((ROOT / "CMakeLists.txt").read_text())}
+ROOMS = {
+    op: (kind, bool(cuda)) for op, kind, cuda in LINE.findall((ROOT / "CMakeLists.txt").read_text())
+}
 SOURCES = {".h", ".cpp", ".inc", ".cu", ".cuh", ".py", ".pyi", ".cmake", ".map"}
 
 

@@ -8,9 +8,9 @@ namespace ww {
 namespace {
 
 Tensor nvfp4_grouped_matmul(const Tensor& a, const OptTensor& a_block_scales,
-                            const OptTensor& a_scale, const Tensor& b,
-                            const Tensor& b_block_scales, const Tensor& b_scale,
-                            const Tensor& offsets, bool relu2, bool float32) {
+                            const OptTensor& a_scale, const Tensor& b, const Tensor& b_block_scales,
+                            const Tensor& b_scale, const Tensor& offsets, bool relu2,
+                            bool float32) {
   constexpr const char* op = "nvfp4_grouped_matmul";
   const DType out_dtype = float32 ? DType::f32 : DType::bf16;
   Arg{op, "b", b}.of(ScalarType::Byte);

@@ -174,7 +174,10 @@ void read_sequences(const char* op, const Tensor& x, const OptTensor& seq_idx,
     layout.cu_seqlens = data(*cu_seqlens);
   }
   if (seq_idx) {
-    Arg{op, "seq_idx", *seq_idx}.shape({layout.B, layout.T}, "(B, T)").like(x, "x").of(ScalarType::Int);
+    Arg{op, "seq_idx", *seq_idx}
+        .shape({layout.B, layout.T}, "(B, T)")
+        .like(x, "x")
+        .of(ScalarType::Int);
     layout.seq_idx = static_cast<const int32_t*>(data(*seq_idx));
     layout.seq_idx_stride_b = layout.T;
   }

@@ -38,8 +38,9 @@ Weights weights_of(const char* op, const char* name, const WeightTensors& t,
   arg.shape(sizes.data(), rank + 1, meaning);
   if (is_dense) arg.floating_of(dense, dense);
   const auto check_part = [&](const OptTensor& part, bool wanted, const std::string& part_name) {
-    WW_CHECK(part.has_value() == wanted, op, ": '", name, "' is ", scalar_name(t.data.scalar_type()),
-             wanted ? ", which needs '" : ", which takes no '", part_name, "'");
+    WW_CHECK(part.has_value() == wanted, op, ": '", name, "' is ",
+             scalar_name(t.data.scalar_type()), wanted ? ", which needs '" : ", which takes no '",
+             part_name, "'");
   };
   Weights w{};
   w.format = format;

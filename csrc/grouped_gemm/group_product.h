@@ -40,12 +40,13 @@ inline void dots_of(int64_t m, const Rows& weight, const Token& token, int64_t k
 template <typename Rows, typename Token>
 inline void product_by_dots(const Rows& weight, int rows, const Token& token, int64_t tokens,
                             int64_t k, ProductBlock& block) {
-  for (int n = 0; n < rows; n += kDotTile)
+  constexpr int kTile = Rows::kIsCoded ? 1 : kDotTile;
+  for (int n = 0; n < rows; n += kTile)
     for (int64_t t = 0; t < tokens; t += kDotTile) {
       const auto few = [&](int m) { return token(t + m); };
       const int64_t live = tokens - t < kDotTile ? tokens - t : kDotTile;
-      if (rows - n >= kDotTile) {
-        dots_of<kDotTile>(live, weight.from(n), few, k, &block.c[n][t]);
+      if (rows - n >= kTile) {
+        dots_of<kTile>(live, weight.from(n), few, k, &block.c[n][t]);
         continue;
       }
       for (int r = n; r < rows; ++r) dots_of<1>(live, weight.from(r), few, k, &block.c[r][t]);
@@ -54,8 +55,8 @@ inline void product_by_dots(const Rows& weight, int rows, const Token& token, in
 
 // Arranges the tokens of the groups that are not packed, row by row of plan.few; token(i) is the
 // address of sorted row i.
-template <typename Rows, typename Row, typename Few>
-inline void arrange_few(const GroupPlan& plan, const Row& token, int64_t k, Few* out) {
+template <typename Rows, typename Row>
+inline void arrange_few(const GroupPlan& plan, const Row& token, int64_t k, float* out) {
   if constexpr (Rows::kIsCoded)
     parallel_tasks(plan.num_few, k, [&](int64_t i) {
       arrange<Rows>(token(plan.few[i]), k, out + i * arranged_size<Rows>(k));
@@ -63,8 +64,8 @@ inline void arrange_few(const GroupPlan& plan, const Row& token, int64_t k, Few*
 }
 
 // Token t of a group that is not packed, for product_by_dots.
-template <typename Rows, typename Row, typename Few>
-inline auto few_tokens(const Group& group, const Row& token, const Few* arranged, int64_t k) {
+template <typename Rows, typename Row>
+inline auto few_tokens(const Group& group, const Row& token, const float* arranged, int64_t k) {
   return [&group, &token, arranged, k](int64_t t) {
     if constexpr (Rows::kIsCoded)
       return arranged + (group.first_few + t) * arranged_size<Rows>(k);
@@ -97,9 +98,8 @@ template <typename Op>
 constexpr int64_t staged_stride(int64_t k) {
   return round_up(k, 64 / sizeof(Op)) + 64 / sizeof(Op);
 }
-template <typename Rows>
+template <typename Rows, typename Op>
 constexpr size_t staged_bytes(int64_t k) {
-  using Op = Operand<typename Rows::Token>;
   return is_in_place<Rows> ? 0 : size_t(kBlockN * staged_stride<Op>(k)) * sizeof(Op);
 }
 
@@ -111,16 +111,15 @@ inline Fetch fetch_of(const void* next, int64_t bytes_of_row, int rows, int64_t 
 }
 
 // For products with `tokens` tokens, over all of which the fetching is spread.
-template <typename T>
-inline StagedRows<Operand<T>> stage(const DenseRows<T>& weight, int rows, int64_t k, int64_t tokens,
-                                    void* staged) {
+template <typename Op, typename T>
+inline StagedRows<Op> stage(const DenseRows<T>& weight, int rows, int64_t k, int64_t tokens,
+                            void* staged) {
   if constexpr (is_in_place<DenseRows<T>>) {
-    StagedRows<T> out{weight.data, weight.stride, {}};
+    StagedRows<Op> out{weight.data, weight.stride, {}};
     if (weight.stride == k)
       out.next = fetch_of(weight.from(rows).data, k * int64_t(sizeof(T)), rows, k, tokens);
     return out;
   } else {
-    using Op = Operand<T>;
     const int64_t stride = staged_stride<Op>(k);
     Op* copy = static_cast<Op*>(staged);
     for (int r = 0; r < rows; ++r) {
@@ -136,15 +135,14 @@ inline StagedRows<Operand<T>> stage(const DenseRows<T>& weight, int rows, int64_
   }
 }
 
-template <typename Rows>
-inline StagedRows<typename Rows::Token> stage(const Rows& weight, int rows, int64_t k,
-                                              int64_t tokens, void* staged) {
-  using Op = typename Rows::Token;
+template <typename Op, typename Rows>
+inline StagedRows<Op> stage(const Rows& weight, int rows, int64_t k, int64_t tokens, void* staged) {
   const int64_t stride = staged_stride<Op>(k), bytes = k * Rows::kBits / 8;
   Op* out = static_cast<Op*>(staged);
   for (int r = 0; r < rows; ++r) decode_row(weight.from(r), k, out + r * stride);
-  return {out, stride,
-          weight.stride == bytes ? fetch_of(weight.from(rows).data, bytes, rows, k, tokens) : Fetch{}};
+  return {
+      out, stride,
+      weight.stride == bytes ? fetch_of(weight.from(rows).data, bytes, rows, k, tokens) : Fetch{}};
 }
 
 // block (+)= weights · the tokens of one unit.
@@ -172,14 +170,16 @@ WW_INLINE F32 relu2(F32 v) {
   return positive * positive;
 }
 
-// C[n] *= the scale of weight row n0 + n of matrix e.
+// C[n] *= the scale of weight row n0 + n of matrix e, and the unit of its codes.
+template <typename Rows>
 inline void scale_rows(ProductBlock& block, int rows, int64_t tokens, const Weights& w, int64_t e,
                        int64_t n0) {
-  if (!w.scale) return;
-  for (int n = 0; n < rows; ++n) {
-    const float scale = w.scale[e * w.scale_stride_e + (n0 + n) * w.scale_stride_n];
-    for (int t = 0; t < tokens; t += kLanes)
-      store(&block.c[n][t], load(&block.c[n][t]) * scale);
+  if constexpr (Rows::kIsCoded) {
+    for (int n = 0; n < rows; ++n) {
+      const float scale = w.scale[e * w.scale_stride_e + (n0 + n) * w.scale_stride_n];
+      for (int t = 0; t < tokens; t += kLanes)
+        store(&block.c[n][t], load(&block.c[n][t]) * Rows::kUnit * scale);
+    }
   }
 }
 
@@ -191,7 +191,7 @@ inline void scale_tokens(ProductBlock& block, int rows, int64_t tokens, const We
   for (int t = 0; t < tokens; ++t) scale[t] = a.scale[(m0 + t) * a.scale_stride_n];
   for (int n = 0; n < rows; ++n)
     for (int t = 0; t < tokens; t += kLanes)
-      store(&block.c[n][t], load(&block.c[n][t]) * load(scale + t));
+      store(&block.c[n][t], load(&block.c[n][t]) * kE4m3Unit * load(scale + t));
 }
 
 // f(t, n, values, lanes) over the block as rows of tokens: values holds C[n .. n + lanes)[t].

@@ -11,13 +11,12 @@
 namespace ww::WW_ISA {
 namespace {
 
-// Op is the operand that the other side of the product has, and codes are decoded to. Tokens are
-// what dots take them as: Token, in memory order if dense, else as arrange() leaves them.
+// Codes are decoded times 1 / kUnit, and what a product of them sums is to be multiplied by kUnit.
 
 template <typename T>
 struct DenseRows {
-  using Token = T;
   static constexpr bool kIsCoded = false;
+  static constexpr float kUnit = 1;
   const T* data;
   int64_t stride;
 
@@ -27,11 +26,10 @@ struct DenseRows {
   DenseRows from(int64_t n) const { return {data + n * stride, stride}; }
 };
 
-template <typename Op>
 struct E4m3Rows {
-  using Token = Op;
   static constexpr bool kIsCoded = true;
-  static constexpr int kBits = 8;
+  static constexpr float kUnit = kE4m3Unit;
+  static constexpr int kBits = 8, kVectors = 4;  // fp32 vectors in a vector of codes
   const uint8_t* data;
   int64_t stride;
 
@@ -39,15 +37,27 @@ struct E4m3Rows {
     return {static_cast<const uint8_t*>(w.data) + e * w.stride_e, w.stride_n};
   }
   E4m3Rows from(int64_t n) const { return {data + n * stride, stride}; }
-  WW_INLINE E4m3Rows at(int64_t k) const { return {data + k, stride}; }
-  bool has_nan(int64_t k) const { return WW_ISA::has_nan(data, k); }
+  E4m3Rows after(int64_t k) const { return {data + k, stride}; }
+  U8 nan(int64_t k) const { return nan_bits(data, k); }
+
+  // The next k codes of one row in `codes`, which ends with zeros.
+  E4m3Rows copied(int64_t k, uint8_t* codes, uint8_t*) const {
+    memcpy(codes, data, size_t(k));
+    return {codes, 0};
+  }
+
+  // Lane p of vector q of a vector of codes is code index(q, p).
+  static constexpr int index(int q, int p) { return e4m3_index(q, p); }
+  template <typename Word>
+  static WW_INLINE F32 decode(const Word& word, int q) {
+    return e4m3_quarter(word(0), q);
+  }
 };
 
-template <typename Op>
 struct Nvfp4Rows {
-  using Token = Op;
   static constexpr bool kIsCoded = true;
-  static constexpr int kBits = 4;
+  static constexpr float kUnit = kE4m3Unit;
+  static constexpr int kBits = 4, kVectors = 8;
   const uint8_t* data;
   int64_t stride;
   const uint8_t* scales;  // E4M3, of 16 codes each
@@ -60,10 +70,20 @@ struct Nvfp4Rows {
   Nvfp4Rows from(int64_t n) const {
     return {data + n * stride, stride, scales + n * scale_stride, scale_stride};
   }
-  WW_INLINE Nvfp4Rows at(int64_t k) const {
-    return {data + k / 2, stride, scales + k / 16, scale_stride};
+  Nvfp4Rows after(int64_t k) const { return {data + k / 2, stride, scales + k / 16, scale_stride}; }
+  U8 nan(int64_t k) const { return nan_bits(scales, k / 16); }
+
+  Nvfp4Rows copied(int64_t k, uint8_t* codes, uint8_t* block_scales) const {
+    memcpy(codes, data, size_t(k / 2));
+    memcpy(block_scales, scales, size_t(k / 16));
+    return {codes, 0, block_scales, 0};
   }
-  bool has_nan(int64_t k) const { return WW_ISA::has_nan(scales, k / 16); }
+
+  static constexpr int index(int q, int p) { return 8 * p + q; }
+  template <typename Word>
+  static WW_INLINE F32 decode(const Word& word, int q) {
+    return e2m1(word(q / 2) >> unsigned(q % 2 * 4));
+  }
 };
 
 // f(Type<Rows>) for the rows of a format next to tokens of type T.
@@ -71,31 +91,10 @@ template <typename T, typename F>
 inline void dispatch_rows(WeightFormat format, const F& f) {
   switch (format) {
     case WeightFormat::dense: return f(Type<DenseRows<T>>{});
-    case WeightFormat::e4m3: return f(Type<E4m3Rows<Operand<T>>>{});
-    case WeightFormat::nvfp4: return f(Type<Nvfp4Rows<Operand<T>>>{});
+    case WeightFormat::e4m3: return f(Type<E4m3Rows>{});
+    case WeightFormat::nvfp4: return f(Type<Nvfp4Rows>{});
   }
 }
-
-// The last k codes of N rows, and zeros up to Bytes.
-template <int N, int Bytes>
-struct LastCodes {
-  alignas(64) uint8_t data[N][Bytes] = {};
-  alignas(64) uint8_t scales[N][Bytes / 8] = {};
-
-  template <typename Op>
-  E4m3Rows<Op> take(const E4m3Rows<Op>& w, int64_t k) {
-    for (int n = 0; n < N; ++n) memcpy(data[n], w.data + n * w.stride, size_t(k));
-    return {data[0], Bytes};
-  }
-  template <typename Op>
-  Nvfp4Rows<Op> take(const Nvfp4Rows<Op>& w, int64_t k) {
-    for (int n = 0; n < N; ++n) {
-      memcpy(data[n], w.data + n * w.stride, size_t(k / 2));
-      memcpy(scales[n], w.scales + n * w.scale_stride, size_t(k / 16));
-    }
-    return {data[0], Bytes, scales[0], Bytes / 8};
-  }
-};
 
 // --- Dots of dense rows ---
 
@@ -154,196 +153,182 @@ inline void dots(const DenseRows<T>& weight, const Token& token, int64_t k, floa
 
 // --- Dots of coded rows ---
 
-// A vector of codes is cut into pieces of the size of an operand, kParts codes each. Shifted right
-// by q codes, the pieces begin with the codes q, q + kParts, q + 2 kParts .., which decode in one
-// step. So it is the tokens that are put into that order, once, and codes are never unpacked.
-template <typename Rows>
-struct Coded {
-  using Op = typename Rows::Token;
-  static constexpr int kParts = int(8 * sizeof(Op)) / Rows::kBits;
-  static constexpr int kPieces = WW_VECTOR_BYTES / int(sizeof(Op));
-  static constexpr int kStep = kParts * kPieces;
+// Codes are decoded where they are in their vector, with one shift for all lanes, which gives them
+// in an order of their own. So tokens are put into that order and widened to fp32, once a call. Dot
+// products of bf16 pairs would be half as many instructions, of four times the cost (measured on
+// Sapphire Rapids).
 
-  static WW_INLINE auto decode(U32 codes, int q) {
-#if defined(__AVX512BF16__)
-    if constexpr (sizeof(Op) == 2) {
-      const __m512i shifted = _mm512_srli_epi16(__m512i(codes), unsigned(q * Rows::kBits));
-      if constexpr (Rows::kBits == 4)
-        return e2m1_bf16(shifted);
-      else
-        return e4m3_bf16(shifted);
-    } else
-#endif
-        if constexpr (Rows::kBits == 4)
-      return e2m1(codes >> unsigned(q * 4));
-    else
-      return e4m3(codes >> unsigned(q * 8));
-  }
-};
+template <typename Rows>
+constexpr int64_t kCodes = 8 * WW_VECTOR_BYTES / Rows::kBits;  // in a vector
 
 // Elements of an arranged token; none for dense rows, which take tokens as they lie.
 template <typename Rows>
 constexpr int64_t arranged_size(int64_t k) {
   if constexpr (Rows::kIsCoded)
-    return round_up(k, Coded<Rows>::kStep);
+    return round_up(k, kCodes<Rows>);
   else
     return 0;
 }
 
 template <typename Rows, typename T>
-inline void arrange(const T* row, int64_t k, typename Rows::Token* out) {
-  using C = Coded<Rows>;
-  int64_t i = 0;
-  for (; i + C::kStep <= k; i += C::kStep, out += C::kStep)
-    for (int q = 0; q < C::kParts; ++q)
-      for (int p = 0; p < C::kPieces; ++p)
-        out[q * C::kPieces + p] = convert<typename C::Op>(row[i + p * C::kParts + q]);
-  if (i < k) {
-    T last[C::kStep] = {};
-    memcpy(last, row + i, size_t(k - i) * sizeof(T));
-    arrange<Rows>(last, C::kStep, out);
+inline void arrange(const T* row, int64_t k, float* out) {
+  for (int64_t i = 0; i < k; i += kCodes<Rows>, out += kCodes<Rows>) {
+    T codes[kCodes<Rows>] = {};
+    memcpy(codes, row + i, size_t(k - i < kCodes<Rows> ? k - i : kCodes<Rows>) * sizeof(T));
+    for (int q = 0; q < Rows::kVectors; ++q)
+      for (int p = 0; p < kLanes; ++p) out[q * kLanes + p] = to_float(codes[Rows::index(q, p)]);
   }
 }
 
-// total += the products of one vector of codes of each row; x are arranged tokens.
-template <int N, int M, typename Op>
-WW_INLINE void add_step(const E4m3Rows<Op>& weight, const Op* const* x, F32 (*total)[M]) {
-  using C = Coded<E4m3Rows<Op>>;
+// total += the products of one vector of codes with arranged tokens. word(b) gives the codes from
+// byte b on.
+template <int M, typename Word>
+WW_INLINE void add_products(const E4m3Rows&, const Word& word, const float* const* x, const float*,
+                            F32 (*total)[E4m3Rows::kVectors]) {
 #pragma GCC unroll 4
-  for (int n = 0; n < N; ++n) {
-    U32 codes;
-    memcpy(&codes, weight.data + n * weight.stride, sizeof codes);
-    __builtin_prefetch(weight.data + (n + N) * weight.stride, 0, 3);
+  for (int q = 0; q < E4m3Rows::kVectors; ++q) {
+    const F32 values = E4m3Rows::decode(word, q);
 #pragma GCC unroll 4
-    for (int q = 0; q < C::kParts; ++q) {
-      const auto values = C::decode(codes, q);
-#pragma GCC unroll 4
-      for (int m = 0; m < M; ++m) total[n][m] = madd(total[n][m], values, x[m] + q * C::kPieces);
-    }
+    for (int m = 0; m < M; ++m) total[m][q] = mul_add(values, load(x[m] + q * kLanes), total[m][q]);
   }
 }
 
-// A block of 16 E2M1 codes fills two lanes of the partial sum, so one scale after it does for all.
-template <int N, int M, typename Op>
-WW_INLINE void add_step(const Nvfp4Rows<Op>& weight, const Op* const* x, F32 (*total)[M]) {
-  using C = Coded<Nvfp4Rows<Op>>;
-#pragma GCC unroll 4
-  for (int n = 0; n < N; ++n) {
-    U32 codes;
-    memcpy(&codes, weight.data + n * weight.stride, sizeof codes);
-    __builtin_prefetch(weight.data + (n + N) * weight.stride, 0, 3);
-    F32 part[M] = {};
+// A block of 16 codes fills two lanes of their sum, so one product with its scale does for all.
+template <int M, typename Word>
+WW_INLINE void add_products(const Nvfp4Rows&, const Word& word, const float* const* x,
+                            const float* scales, F32 (*total)[Nvfp4Rows::kVectors]) {
+  F32 part[M];
 #pragma GCC unroll 8
-    for (int q = 0; q < C::kParts; ++q) {
-      const auto values = C::decode(codes, q);
+  for (int q = 0; q < Nvfp4Rows::kVectors; ++q) {
+    const F32 values = Nvfp4Rows::decode(word, q);
 #pragma GCC unroll 4
-      for (int m = 0; m < M; ++m) part[m] = madd(part[m], values, x[m] + q * C::kPieces);
+    for (int m = 0; m < M; ++m) {
+      const F32 token = load(x[m] + q * kLanes);
+      part[m] = q == 0 ? values * token : mul_add(values, token, part[m]);
     }
-    const F32 scale = e4m3_in_pairs(weight.scales + n * weight.scale_stride);
-#pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) total[n][m] = mul_add(part[m], scale, total[n][m]);
   }
+  const F32 scale = in_pairs(load(scales));
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m) total[m][0] = mul_add(part[m], scale, total[m][0]);
 }
 
+constexpr int64_t kRun = 4096;    // codes whose scales are decoded ahead of them: 1 KiB
+constexpr int64_t kAhead = 4096;  // bytes from a code to what is prefetched: 300 ns of decoding
+
+inline void decode_scales(const uint8_t* scales, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i += kLanes)
+    store(out + i, e4m3(load_first<Bytes>(scales + i, n - i < kLanes ? n - i : kLanes)));
+}
+
+// The same for coded rows, N = 1, and arranged tokens. Row after row is one stream through memory, which the
+// core fetches ahead; several rows at once would be streams too close to each other for that.
 template <int N, int M, typename Rows, typename Token>
-inline void dots(const Rows& weight, const Token& token, int64_t k, float* c, int64_t ldc) {
-  using C = Coded<Rows>;
-  constexpr float kUnit = Rows::kBits == 4 ? 0x1p8f : 1.f;  // e4m3_in_pairs() is scaled
-  const typename Rows::Token* x[M];
+inline void dots(const Rows& weight, const Token& token, int64_t k, float* c, int64_t) {
+  static_assert(N == 1);
+  const float* x[M];
+  F32 total[M][Rows::kVectors] = {};
 #pragma GCC unroll 4
   for (int m = 0; m < M; ++m) x[m] = token(m);
-  F32 total[N][M] = {};
-  int64_t i = 0;
-  for (; i + C::kStep <= k; i += C::kStep) {
-    add_step<N, M>(weight.at(i), x, total);
+  const uint8_t* w = weight.data;
+  for (int64_t begin = 0; begin < k; begin += kRun) {
+    const int64_t size = k - begin < kRun ? k - begin : kRun;
+    float scales[kRun / 16 + kLanes];
+    if constexpr (Rows::kBits == 4) decode_scales(weight.scales + begin / 16, size / 16, scales);
+    const auto step = [&](int64_t i, const auto& word) {
+      add_products<M>(weight, word, x, scales + i / 16, total);
+      w += WW_VECTOR_BYTES;
 #pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) x[m] += C::kStep;
+      for (int m = 0; m < M; ++m) x[m] += kCodes<Rows>;
+    };
+    int64_t i = 0;
+    for (; i + kCodes<Rows> < size; i += kCodes<Rows>) {
+      __builtin_prefetch(w + kAhead, 0, 3);
+      step(i, [&](int b) {  // a load at a byte saves a shift; what follows belongs to the row
+        U32 codes;
+        memcpy(&codes, w + b, sizeof codes);
+        return codes;
+      });
+    }
+    const U32 last = load_first<U32>(w, (size - i) * Rows::kBits / 8);
+    step(i, [&](int b) { return last >> unsigned(8 * b); });
   }
-  if (i < k) {
-    LastCodes<N, WW_VECTOR_BYTES> last;
-    add_step<N, M>(last.take(weight.at(i), k - i), x, total);
-  }
+  const bool is_nan = any(weight.nan(k));
 #pragma GCC unroll 4
-  for (int n = 0; n < N; ++n) {
-    const bool is_nan = weight.from(n).has_nan(k);
-#pragma GCC unroll 4
-    for (int m = 0; m < M; ++m)
-      c[n * ldc + m] = is_nan ? __builtin_nanf("") : sum(total[n][m]) * kUnit;
+  for (int m = 0; m < M; ++m) {
+    F32 all = total[m][0];
+    if constexpr (Rows::kBits == 8) all = (all + total[m][1]) + (total[m][2] + total[m][3]);
+    c[m] = is_nan ? __builtin_nanf("") : sum(all);
   }
 }
 
 // --- Decoding, in the order of memory ---
 
-constexpr int kChunk = 256;  // codes decoded at a time: 16 blocks
+constexpr int kChunk = 256;  // codes decoded at a time
 
 template <typename Op>
-WW_INLINE void decode_chunk(const E4m3Rows<Op>& weight, Op* out) {
+WW_INLINE void decode_chunk(const E4m3Rows& weight, Op* out) {
+  if constexpr (sizeof(Op) == 4) {
+    for (int i = 0; i < kChunk; i += kLanes)
+      store(out + i, e4m3(load_first<Bytes>(weight.data + i, kLanes)));
+  } else {
 #if defined(__AVX512BF16__)
-  if constexpr (sizeof(Op) == 2) {
     for (int i = 0; i < kChunk; i += 32) {
       const auto bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight.data + i));
-      const I32 values = e4m3_bf16(_mm512_cvtepu8_epi16(bytes));
-      memcpy(out + i, &values, sizeof values);
+      _mm512_storeu_si512(out + i, e4m3_bf16(_mm512_cvtepu8_epi16(bytes)));
     }
-    return;
-  }
 #endif
-  using U8 = uint8_t __attribute__((vector_size(kLanes)));
-  for (int i = 0; i < kChunk; i += kLanes) {
-    U8 bytes;
-    memcpy(&bytes, weight.data + i, sizeof bytes);
-    store(out + i, e4m3(__builtin_convertvector(bytes, U32)));
   }
 }
 
 template <typename Op>
-WW_INLINE void decode_chunk(const Nvfp4Rows<Op>& weight, Op* out) {
+WW_INLINE void decode_chunk(const Nvfp4Rows& weight, Op* out) {
+  float scales[kChunk / 16];
+  for (int i = 0; i < kChunk / 16; i += kLanes)
+    store(scales + i, e4m3(load_first<Bytes>(weight.scales + i, kLanes)));
+  if constexpr (sizeof(Op) == 4) {
+    U32 shift{};
+    for (int l = 0; l < kLanes; ++l) shift[l] = 4 * (l % 8);
+    for (int i = 0; i < kChunk; i += kLanes) {
+      uint32_t words[2] = {};
+      memcpy(words, weight.data + i / 2, kLanes / 2);
+      U32 codes = U32{} + words[0];
+      for (int l = 8; l < kLanes; ++l) codes[l] = words[1];
+      store(out + i, e2m1(codes >> shift) * scales[i / 16]);
+    }
+  } else {
 #if defined(__AVX512BF16__)
-  if constexpr (sizeof(Op) == 2) {
-    const auto widen = [](const uint8_t* bytes) {
-      return U32(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes))));
-    };
-    const __m512 scales = __m512(e4m3(widen(weight.scales)));
+    // A byte is the pair of codes of a 32-bit lane; their products are exact in bf16, so the lower
+    // halves are zeros and nothing is rounded.
     __m512i block = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     for (int i = 0; i < kChunk; i += 32) {
-      const U32 codes = widen(weight.data + i / 2);
-      const F32 scale = F32(_mm512_permutexvar_ps(block, scales));
-      const U32 even = bitcast<U32>(e2m1(codes) * scale),  // exact in bf16, so cutting is enough
-          odd = bitcast<U32>(e2m1(codes >> 4) * scale);
-      const U32 pairs = (even >> 16) | (odd & 0xffff0000u);
-      memcpy(out + i, &pairs, sizeof pairs);
+      const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(weight.data + i / 2));
+      const U32 codes = U32(_mm512_cvtepu8_epi32(bytes));
+      const F32 scale = F32(_mm512_permutexvar_ps(block, __m512(load(scales))));
+      const U32 even = bitcast<U32>(e2m1(codes) * scale),
+                odd = bitcast<U32>(e2m1(codes >> 4) * scale);
+      _mm512_storeu_si512(out + i, __m512i((even >> 16) | odd));
       block = _mm512_add_epi32(block, _mm512_set1_epi32(2));
     }
-    return;
-  }
 #endif
-  U32 shift;
-  for (int l = 0; l < kLanes; ++l) shift[l] = 4 * (l % 8);
-  for (int i = 0; i < kChunk; i += 16) {
-    const F32 scale = splat(to_float(e4m3_t{weight.scales[i / 16]}));
-    for (int j = 0; j < 16; j += kLanes) {
-      uint32_t words[2];
-      memcpy(words, weight.data + (i + j) / 2, kLanes / 2);
-      U32 codes = U32{} + words[0];
-      if constexpr (kLanes == 16)
-        for (int l = 8; l < 16; ++l) codes[l] = words[1];
-      store(out + i + j, e2m1(codes >> shift) * scale);
-    }
   }
 }
 
-template <typename Rows>
-inline void decode_row(const Rows& weight, int64_t k, typename Rows::Token* out) {
-  using Op = typename Rows::Token;
+// k values times 1 / kUnit; Op is fp32, or bf16 where products take that.
+template <typename Rows, typename Op>
+inline void decode_row(const Rows& weight, int64_t k, Op* out) {
   int64_t i = 0;
-  for (; i + kChunk <= k; i += kChunk) decode_chunk(weight.at(i), out + i);
+  Rows at = weight;
+  for (; i + kChunk <= k; i += kChunk) {
+    decode_chunk(at, out + i);
+    at = at.after(kChunk);
+  }
   if (i < k) {
-    LastCodes<1, kChunk * Rows::kBits / 8> last;
+    uint8_t codes[kChunk] = {}, scales[kChunk / 16] = {};
     Op values[kChunk];
-    decode_chunk(last.take(weight.at(i), k - i), values);
+    decode_chunk(at.copied(k - i, codes, scales), values);
     memcpy(out + i, values, size_t(k - i) * sizeof(Op));
   }
-  if (weight.has_nan(k)) out[0] = from_float<Op>(__builtin_nanf(""));
+  if (any(weight.nan(k))) out[0] = from_float<Op>(__builtin_nanf(""));
 }
 
 }  // namespace

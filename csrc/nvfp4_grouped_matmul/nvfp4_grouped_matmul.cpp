@@ -8,6 +8,8 @@ namespace ww {
 
 WW_CPU_KERNEL_SHARED(nvfp4_grouped_matmul, grouped_gemm, GroupedGemmCpu, "float32 bfloat16 nvfp4");
 
-void nvfp4_grouped_matmul_cpu(const GroupedGemmParams& p) { grouped_product_cpu("nvfp4_grouped_matmul", p); }
+void nvfp4_grouped_matmul_cpu(const GroupedGemmParams& p) {
+  grouped_product_cpu("nvfp4_grouped_matmul", p);
+}
 
 }  // namespace ww

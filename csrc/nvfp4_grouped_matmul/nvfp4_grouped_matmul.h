@@ -5,8 +5,4 @@
 
 #include "grouped_gemm/grouped_gemm.h"
 
-namespace ww {
-
-void nvfp4_grouped_matmul_cpu(const GroupedGemmParams& p);
-
-}  // namespace ww
+namespace ww { void nvfp4_grouped_matmul_cpu(const GroupedGemmParams& p); }  // namespace ww

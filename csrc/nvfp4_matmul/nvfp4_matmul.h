@@ -8,8 +8,4 @@
 
 #include "grouped_gemm/grouped_gemm.h"
 
-namespace ww {
-
-void nvfp4_matmul_cpu(const GroupedGemmParams& p);
-
-}  // namespace ww
+namespace ww { void nvfp4_matmul_cpu(const GroupedGemmParams& p); }  // namespace ww

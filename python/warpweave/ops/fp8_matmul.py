@@ -35,7 +35,8 @@ def fp8_matmul(
     if a.dim() == 2:
         out: Tensor = _op(a, b, scale_a, scale_b, float32)
         return out
-    flat: Tensor = _op(a.reshape(-1, a.shape[-1]), b, scale_a, scale_b, float32)
+    rows = a.reshape(a.shape[:-1].numel(), a.shape[-1])
+    flat: Tensor = _op(rows, b, scale_a, scale_b, float32)
     return flat.view(*a.shape[:-1], b.shape[0])
 
 

@@ -37,7 +37,8 @@ def nvfp4_matmul(
     if a.dim() == 2:
         out: Tensor = _op(a, None, None, *parts, float32)
         return out
-    flat: Tensor = _op(a.reshape(-1, a.shape[-1]), None, None, *parts, float32)
+    rows = a.reshape(a.shape[:-1].numel(), a.shape[-1])
+    flat: Tensor = _op(rows, None, None, *parts, float32)
     return flat.view(*a.shape[:-1], b.shape[0])
 
 

@@ -4,9 +4,8 @@
 import torch
 from torch import Tensor
 
-from ..quantized import FP8Tensor
-from ._args import check_last
-from ._quantized import matmul
+from ._args import acc_dtype, check_dim, check_last, check_shape
+from ._quantized import product
 
 
 def fp8_matmul(
@@ -19,13 +18,18 @@ def fp8_matmul(
     or (M,), or a (..., K) of any float dtype with scale_a None. float64 if a or out_dtype is, else
     fp32; rounded once. Returns (..., N) in out_dtype. Raises ValueError naming the argument.
     """
-    weight = FP8Tensor(b, scale_b)
-    if len(b.shape) != 2:
-        raise ValueError(f"b has shape {tuple(b.shape)}, supported is (N, K)")
-    check_last("a", a, b.shape[-1])
-    if scale_a is not None:
-        return matmul(FP8Tensor(a, scale_a), weight, out_dtype)
-    if a.dtype == torch.float8_e4m3fn:
-        raise ValueError("scale_a is None, supported is a tensor when a is float8_e4m3fn")
-    out = matmul(a.reshape(-1, a.shape[-1]), weight, out_dtype)
-    return out.view(*a.shape[:-1], b.shape[0])
+    check_dim("b", b, (2,), "(N, K)")
+    N, K = b.shape
+    check_last("a", a, K)
+    *lead, _ = a.shape
+    if (scale_a is None) == (a.dtype == torch.float8_e4m3fn):
+        raise ValueError(f"scale_a is {scale_a}, supported is a tensor if and only if a is float8")
+    acc = acc_dtype(a, scale_a, scale_b, torch.empty(0, dtype=out_dtype))
+    rows = a.reshape(a.shape[:-1].numel(), K).to(acc)
+    of_rows = torch.ones((), dtype=acc) if scale_a is None else scale_a.to(acc)
+    for name, scale, n, letters in (("scale_a", of_rows, len(rows), "(M,)"),
+                                    ("scale_b", scale_b, N, "(N,)")):  # fmt: skip
+        if scale.dim():
+            check_shape(name, scale, (n,), letters)
+    out = product(rows, of_rows.expand(len(rows)), b.to(acc), scale_b.to(acc))
+    return out.to(out_dtype).view(*lead, N)

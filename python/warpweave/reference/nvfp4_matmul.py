@@ -22,5 +22,5 @@ def nvfp4_matmul(
     check_last("a", a, b.shape[-1])
     if isinstance(a, NVFP4Tensor):
         return matmul(a, b, out_dtype)
-    out = matmul(a.reshape(-1, a.shape[-1]), b, out_dtype)
+    out = matmul(a.reshape(a.shape[:-1].numel(), a.shape[-1]), b, out_dtype)
     return out.view(*a.shape[:-1], b.shape[0])
