@@ -46,7 +46,15 @@ __global__ void __launch_bounds__(kThreads32) product_f32(const __grid_constant_
   const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
   TileWalk<kTile, kTile> walk(g);
   for (Tile tile; walk.next(tile);) {
-    float acc[4][4] = {};
+    // Sums of sums, of 8 products and of 64: the error grows with a chain, and one over k is long.
+    float acc[4][4] = {}, part[4][4] = {};
+    int slabs = 0;
+    const auto close_part = [&] {
+#pragma unroll
+      for (int m = 0; m < 4; ++m)
+#pragma unroll
+        for (int n = 0; n < 4; ++n) acc[m][n] += part[m][n], part[m][n] = 0.f;
+    };
     for (int i = 0; tile.group < g.E && i < g.parts; ++i) {
       const ProductPart& p = g.part[i];
       for (int64_t k0 = 0; k0 < p.K; k0 += kSlab) {
@@ -62,24 +70,28 @@ __global__ void __launch_bounds__(kThreads32) product_f32(const __grid_constant_
           slab_a[tx][row] = a, slab_b[tx][row] = b;
         }
         __syncthreads();
-        // Two short chains of the slab on its own: the error grows with the slabs, not with k.
-        float sum[2][4][4] = {};
 #pragma unroll
-        for (int k = 0; k < kSlab; ++k) {
-          float a[4], b[4];
-          widen<float>(load_packed<float, 4>(&slab_a[k][ty * 4]), a);
-          widen<float>(load_packed<float, 4>(&slab_b[k][tx * 4]), b);
+        for (int half = 0; half < kSlab; half += kSlab / 2) {
+          float sum[4][4] = {};
+#pragma unroll
+          for (int k = half; k < half + kSlab / 2; ++k) {
+            float a[4], b[4];
+            widen<float>(load_packed<float, 4>(&slab_a[k][ty * 4]), a);
+            widen<float>(load_packed<float, 4>(&slab_b[k][tx * 4]), b);
+#pragma unroll
+            for (int m = 0; m < 4; ++m)
+#pragma unroll
+              for (int n = 0; n < 4; ++n) sum[m][n] = fmaf(a[m], b[n], sum[m][n]);
+          }
 #pragma unroll
           for (int m = 0; m < 4; ++m)
 #pragma unroll
-            for (int n = 0; n < 4; ++n) sum[k % 2][m][n] = fmaf(a[m], b[n], sum[k % 2][m][n]);
+            for (int n = 0; n < 4; ++n) part[m][n] += sum[m][n];
         }
-#pragma unroll
-        for (int m = 0; m < 4; ++m)
-#pragma unroll
-          for (int n = 0; n < 4; ++n) acc[m][n] += sum[0][m][n] + sum[1][m][n];
+        if (++slabs % 4 == 0) close_part();
       }
     }
+    close_part();
 #pragma unroll
     for (int m = 0; m < 4; ++m)
       if (tile.m0 + ty * 4 + m < tile.m1)

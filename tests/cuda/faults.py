@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from planted import Probe, each
 
 import test_causal_conv1d as conv
 import test_causal_conv1d_update as update
@@ -14,7 +15,6 @@ import test_moe_route as route
 import test_rms_norm as norm
 import test_ssm_step as step
 from native import Case, check_case
-from planted import Probe, each
 from warpweave import ops
 from warpweave import reference as ref
 from warpweave import testing as kit

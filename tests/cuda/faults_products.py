@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from faults import ALWAYS, BARRIER, FIRST, FMA, NEVER, SECOND, SELECT, STORE, TWO, Rows, when
+from planted import Probe, each
 
 import test_coded_products as coded
 import test_grouped_gemm as gemm
 import test_latent_moe as latent
 import test_moe_mlp as mlp
-from cuda_faults import ALWAYS, BARRIER, FIRST, FMA, NEVER, SECOND, SELECT, STORE, TWO, Rows, when
 from native import Case
-from planted import Probe, each
 from ptxsim.tests.oracles.mutations import MUTATIONS
 from warpweave import testing as kit
 
@@ -52,7 +52,7 @@ PROBES = {
     "product, many tiles": Probe("grouped_gemm", "A100", each(gemm.check_product,
         gemm.make(*gemm.WIDE, BF16))),
     "product, fp32": Probe("grouped_gemm", "A100", each(gemm.check_product,
-        gemm.make(*gemm.SHAPES[1], F32))),
+        gemm.make(*gemm.SHAPES[1], F32), gemm.make(*gemm.DEEP[3], F32))),
     "product, sm_90a": Probe("grouped_gemm", "H100", each(gemm.check_product,
         gemm.make(*gemm.MANY[0], BF16, "relu2"))),
     "product, sm_90a, stages": Probe("grouped_gemm", "H100", each(gemm.check_product,
@@ -193,15 +193,16 @@ TABLE: dict[str, dict[str, Rows]] = {
     "product, fp32": {GEMM: (
         ("slab overwritten while it is read",
          "        __syncthreads();\n#pragma unroll\n        for (int j = 0; j < kTile", BARRIER),
-        ("slab read before it is there", "        __syncthreads();\n        // Two", BARRIER),
+        ("slab read before it is there",
+         "slab_b[tx][row] = b;\n        }\n        __syncthreads();", BARRIER),
         ("k past the end",
          "if (m < tile.m1 && k < p.K)\n            a = static_cast<const float*>(p.a)"
          "[(p.rows ? p.rows[m] : m) * p.a_stride + k];\n          if (n < g.N && k < p.K)",
          r"setp\.ge\.s64", "setp.gt.s64"),
-        ("slabs not added up", "acc[m][n] += sum[0][m][n] + sum[1][m][n];",
-         r"add\.f32 (\S+), \1, (\S+);", r"mov.f32 \1, \2;"),
-        ("odd k dropped", "acc[m][n] += sum[0][m][n] + sum[1][m][n];",
-         r"add\.f32 (\S+), (?!\1)(\S+), \S+;", r"mov.f32 \1, \2;"),
+        ("halves of a slab not added up", "part[m][n] += sum[m][n];",
+         r"add\.f32 (\S+), (\S+), \S+;", r"mov.f32 \1, \2;"),
+        ("slabs not added up", "acc[m][n] += part[m][n]",
+         r"add\.f32 (\S+), (\S+), \S+;", r"mov.f32 \1, \2;"),
         ("a row stored too many", "if (tile.m0 + ty * 4 + m < tile.m1)",
          r"setp\.ge\.s64", "setp.gt.s64"),
     )},

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from native import Case
 from warpweave import testing as kit
 
-SOURCES = Path(__file__).resolve().parent.parent / "csrc"
+SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 Place = tuple[str, int]  # file under csrc, line
 
 

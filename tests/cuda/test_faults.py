@@ -7,29 +7,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache, partial
 
+import faults
+import faults_products
+import faults_scan
 import pytest
-
-import cuda_faults
-import cuda_faults_products
-import cuda_faults_scan
-import targets
 from planted import Fault, planted, without
+from test_budgets import kernels
+
+import targets
 from ptxsim.driver import simulator
 from ptxsim.tests.oracles.mutations import Mutation
-from test_cuda_budgets import kernels
 from warpweave import _native, ops
 
 ARCHS = {"A100": "sm_80", "H100": "sm_90a"}
 MOST = 5_000_000  # warp instructions of a launch: for loops that a fault keeps from ending
 
-TABLES = (cuda_faults, cuda_faults_scan, cuda_faults_products)
+TABLES = (faults, faults_scan, faults_products)
 PROBES = {name: probe for table in TABLES for name, probe in table.PROBES.items()}
 FAULTS: dict[str, list[Fault | Mutation]] = {
     probe: [Fault(source, *row) for source, rows in places.items() for row in rows]
     for table in TABLES
     for probe, places in table.TABLE.items()
 }
-for name, mutations in cuda_faults_products.CUTLASS.items():
+for name, mutations in faults_products.CUTLASS.items():
     FAULTS.setdefault(name, []).extend(mutations)
 
 pytestmark = pytest.mark.skipif(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every CUDA kernel is reached by its op's tests and stays within cuda_budgets.toml: what ptxas
+"""Every CUDA kernel is reached by its op's tests and stays within budgets.toml: what ptxas
 gives it, its tensor instructions, and what slices of real shapes cost in the simulator."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-BUDGETS = tomllib.loads(Path(__file__).with_name("cuda_budgets.toml").read_text())
+BUDGETS = tomllib.loads(Path(__file__).with_name("budgets.toml").read_text())
 DEVICES = {"sm_80": "A100", "sm_90a": "H100"}
 BF16, F32 = torch.bfloat16, torch.float32
 
@@ -48,7 +48,7 @@ class Row(ctypes.Structure):  # csrc/core/cuda/api.h
 
 
 class Compiled(NamedTuple):
-    name: str  # in cuda_budgets.toml
+    name: str  # in budgets.toml
     text: str  # the PTX that the device takes
 
 

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
-import test_ssd_scan as scan
-from cuda_faults import (
+from faults import (
     ADDEND,
     ALWAYS,
     BARRIER,
@@ -22,9 +20,11 @@ from cuda_faults import (
     Rows,
     when,
 )  # fmt: skip
+from planted import Probe
+
+import test_ssd_scan as scan
 from native import Case, check_case
 from plain_ssd import plain_ssd_scan
-from planted import Probe
 from warpweave import reference as ref
 from warpweave import testing as kit
 
