@@ -43,6 +43,33 @@ struct Nvfp4Operands {
                                   uint32_t scales_a, uint32_t scales_b) {
     ptx::mma_nvfp4(d, a, b0, b1, scales_a, scales_b);
   }
+
+  // The tensor core takes no sign of a scale, so those of negative ones go to their codes. Nothing is
+  // quantised to one, and a step without costs a vote. Of a register's codes the block is lane % 4 / 2
+  // in the first half of an instruction's k, and that plus 2 in the second.
+  template <int kTiles>
+  __device__ static void take_signs(uint32_t (&a)[kTiles][4], uint32_t (&b)[2][4],
+                                    const uint32_t (&scales_a)[kTiles],
+                                    const uint32_t (&scales_b)[4]) {
+    uint32_t any = scales_b[0] | scales_b[1] | scales_b[2] | scales_b[3];
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) any |= scales_a[i];
+    if (!__any_sync(~0u, any & 0x80808080)) return;
+    const int first = threadIdx.x % 32 & ~3, shift = 24 - threadIdx.x % 4 / 2 * 8;
+    const auto flipped = [&](uint32_t scales, int half) {
+      return uint32_t(int32_t(scales << (shift - 16 * half)) >> 31) & 0x88888888;
+    };
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) {
+        a[i][2 * half] ^= flipped(__shfl_sync(~0u, scales_a[i], first), half);
+        a[i][2 * half + 1] ^= flipped(__shfl_sync(~0u, scales_a[i], first + 1), half);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) b[j / 2][j % 2 * 2 + half] ^= flipped(scales_b[j], half);
+    }
+  }
 };
 
 // Rows of a are read by ldmatrix in order; those of b such that each lane gets results of 8
@@ -201,6 +228,7 @@ struct MmaTile {
           sa[i] = ptx::load_shared(at + scales_a + i * 16 * 4);
 #pragma unroll
         for (int j = 0; j < 4; ++j) sb[j] = ptx::load_shared(at + scales_b + j * 2 * 4);
+        Operands::take_signs(fa, fb, sa, sb);
       }
 #pragma unroll
       for (int i = 0; i < kWarpRows / 16; ++i)
