@@ -53,6 +53,31 @@ endfunction()
 ww_cuda_objects(warpweave_cuda_objects)
 set(cuda_objects $<TARGET_OBJECTS:warpweave_cuda_objects>)
 
+# csrc/grouped_gemm/group_product_<name>.cu for what only some architectures have, those given, and for
+# the simulator `ptx` whatever else is built.
+function(ww_arch_product name ptx archs)
+  if(WARPWEAVE_SIMULATION AND NOT ptx IN_LIST archs)
+    list(APPEND archs ${ptx}-virtual)
+    list(REMOVE_DUPLICATES archs)
+  endif()
+  if(archs)
+    add_library(warpweave_${name}_objects OBJECT csrc/grouped_gemm/group_product_${name}.cu)
+    set_target_properties(warpweave_${name}_objects PROPERTIES CUDA_ARCHITECTURES "${archs}")
+    ww_cuda_objects(warpweave_${name}_objects)
+    set(cuda_objects ${cuda_objects} $<TARGET_OBJECTS:warpweave_${name}_objects> PARENT_SCOPE)
+    string(TOUPPER ${name} macro)
+    set_property(SOURCE csrc/grouped_gemm/grouped_gemm_cuda.cu APPEND PROPERTY
+      COMPILE_DEFINITIONS WW_${macro}_GROUP_PRODUCT)
+  endif()
+endfunction()
+set(archs_89 ${CMAKE_CUDA_ARCHITECTURES})
+list(FILTER archs_89 INCLUDE REGEX "^(89|9[0-9]|1[0-9][0-9])")
+ww_arch_product(sm89 89 "${archs_89}")
+set(archs_120a ${CMAKE_CUDA_ARCHITECTURES})
+list(FILTER archs_120a INCLUDE REGEX "^120")
+list(TRANSFORM archs_120a REPLACE "^120a?" "120a")  # FP4 is a feature of sm_120a, not of sm_120
+ww_arch_product(sm120a 120a "${archs_120a}")
+
 # Kernels on CUTLASS, for sm_90a alone: it costs 5 GB and a minute an architecture to compile them.
 set(archs_90a ${CMAKE_CUDA_ARCHITECTURES})
 list(FILTER archs_90a INCLUDE REGEX "^90a")

@@ -40,8 +40,6 @@ Tensor moe_mlp(const Tensor& x_in, const Tensor& up, const Tensor& down, const T
   const bool is_dense = !up_scale && !down_scale;
   const Arg widest = is_dense ? Arg{op, "up", up} : Arg{op, "x", x};
   const DType dtype = widest.floating_of(DType::f32, DType::bf16);
-  WW_CHECK(is_dense || (x.is_cpu() && !is_simulating), op,
-           ": has no CUDA kernel for quantised experts; supported devices: cpu");
   MoeMlpParams p = moe_mlp_params(op, experts, x.size(0), x.size(1), dtype);
   Arg{op, "x", x}.floating_of(dtype, dtype);
   p.x = data(x), p.x_stride_t = x.stride(0);

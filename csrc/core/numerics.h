@@ -61,8 +61,9 @@ WW_HD static inline float to_float(e2m1_t v) {
   return bits_float(sign | (man ? 0x3f000000 : 0));
 }
 
+#if !defined(__CUDACC__)  // core/cuda/math.cuh has its own
 // Element i of a small parameter vector that keeps its own dtype.
-WW_HD static inline float load_param(const void* base, DType dtype, int64_t i) {
+static inline float load_param(const void* base, DType dtype, int64_t i) {
   switch (dtype) {
     case DType::bf16: return to_float(static_cast<const bf16_t*>(base)[i]);
     case DType::f16: return to_float(static_cast<const f16_t*>(base)[i]);
@@ -70,6 +71,7 @@ WW_HD static inline float load_param(const void* base, DType dtype, int64_t i) {
   }
   return static_cast<const float*>(base)[i];
 }
+#endif
 
 // Rounds |v| to `mantissa` bits at exponents >= min_exp (below it the grid is the subnormal one)
 // and returns it as fp32, exactly. Adding 2^(e+23-mantissa) makes the fp32 adder round at the

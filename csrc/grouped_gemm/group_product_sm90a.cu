@@ -148,11 +148,11 @@ __global__ void __launch_bounds__(kThreads) prepare(const __grid_constant__ Prep
       group_rows(g, e, begin, end);
       to.extents[e] = {int(end - begin), int(g.N), int(p.K)};
       to.a[e] = static_cast<const Element*>(a) + begin * a_stride;
-      to.b[e] = static_cast<const Element*>(p.b) + e * p.b_stride_e;
+      to.b[e] = static_cast<const Element*>(p.b.data) + e * p.b.stride_e;
       to.addend[e] = static_cast<const char*>(g.addend) + begin * g.N * task.addend_bytes;
       to.out[e] = static_cast<char*>(g.out) + begin * g.out_stride * out_bytes;
       cute::get<0>(to.a_stride[e]) = a_stride;
-      cute::get<0>(to.b_stride[e]) = p.b_stride_n;
+      cute::get<0>(to.b_stride[e]) = p.b.stride_n;
       cute::get<0>(to.addend_stride[e]) = g.N;
       cute::get<0>(to.out_stride[e]) = g.out_stride;
     }

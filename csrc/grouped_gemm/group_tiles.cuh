@@ -75,11 +75,19 @@ class TileWalk {
   int64_t group_ = 0;
 };
 
-// Sum, activation and store of `kCount` neighbouring results from column n on.
+// Scales, sum, activation and store of `kCount` neighbouring results from column n on.
 template <typename T, int kCount>
-__device__ inline void finish(const GroupProduct& g, int64_t m, int64_t n, float (&v)[kCount]) {
+__device__ inline void finish(const GroupProduct& g, int64_t group, int64_t m, int64_t n,
+                              float (&v)[kCount]) {
   if (n >= g.N) return;
   const int64_t count = g.N - n < kCount ? g.N - n : kCount, at = m * g.out_stride + n;
+  if (const Weights& b = g.part[0].b; b.scale && group < g.E) {
+    const float* scale = b.scale + group * b.scale_stride_e + n * b.scale_stride_n;
+    const float of_row = g.row_scale ? g.row_scale[m * g.row_scale_stride] : 1.f;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i)
+      if (i < count) v[i] = v[i] * scale[i * b.scale_stride_n] * of_row;
+  }
   if (g.addend) {
     const T* addend = static_cast<const T*>(g.addend) + m * g.N + n;
 #pragma unroll
@@ -102,13 +110,13 @@ __device__ inline void finish(const GroupProduct& g, int64_t m, int64_t n, float
     }
     return;
   }
-  T* out = static_cast<T*>(g.out) + at;
-  if (whole && kCount == kVector<T> && reinterpret_cast<uintptr_t>(g.out) % 16 == 0) {
-    store_packed<T, kVector<T>>(out, narrow<T, kVector<T>>(v));
+  bf16_t* out = static_cast<bf16_t*>(g.out) + at;
+  if (whole && reinterpret_cast<uintptr_t>(g.out) % (kCount * sizeof(bf16_t)) == 0) {
+    store_packed<bf16_t, kCount>(out, narrow<bf16_t, kCount>(v));
   } else {
 #pragma unroll
     for (int i = 0; i < kCount; ++i)
-      if (i < count) out[i] = narrow<T, 1>(v + i);
+      if (i < count) out[i] = narrow<bf16_t, 1>(v + i);
   }
 }
 

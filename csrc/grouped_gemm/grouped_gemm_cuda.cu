@@ -2,207 +2,45 @@
 // The CUDA kernels for sm_80 and later, and the rule by which sm_90a's own (group_product_sm90a.cu)
 // come before them.
 //
-//   bf16  mma.m16n8k16 on tiles of 16, 64 or 128 rows and 128 columns, 64 elements of k a stage,
-//         copied by cp.async several stages ahead
+//   bf16  mma.m16n8k16 on tiles of 16, 64 or 128 rows and 128 columns (mma_tile.cuh)
+//   bf16 times quantised weights  the same on tiles of 64 rows and 128 columns (coded_tile.cuh): twice
+//         the rows would decode no less. Up to 16 rows are bound by reading the weights: 32 columns,
+//         so that one matrix has tiles enough, and 256 of k a stage, so that rows fill sectors
 //   f32   fused multiply-adds on tiles of 64 x 64: tensor cores have no fp32 products
 //
-// A stage holds rows of 64 elements, 128 bytes, in 8 pieces of 16 bytes whose places are permuted so
-// that what ldmatrix takes at once lies in 8 different ones.
-#include "core/cuda/launch.h"
+// Rows that are quantised, too, are decoded to bf16 before.
+#include <initializer_list>
+
+#include "core/numerics.h"
+#include "grouped_gemm/coded_tile.cuh"
+#include "grouped_gemm/group_launch.h"
+#include "grouped_gemm/group_product_coded.h"
 #include "grouped_gemm/group_product_sm90a.h"
-#include "grouped_gemm/group_tiles.cuh"
-#include "grouped_gemm/grouped_gemm.h"
+#include "grouped_gemm/mma_tile.cuh"
 
 namespace ww {
 namespace {
 
-constexpr int kColumns = 128;
-constexpr int kDepth = 64;  // of a stage
-constexpr int kPieces = kDepth / kVector<bf16_t>;
-constexpr int kWarpColumns = 32;
-
-// Rows of a are read by ldmatrix in order; those of b such that each lane gets results of 8
-// neighbouring columns: tile j of the warp's four has columns 8q + 2j and 8q + 2j + 1, q = 0..3.
-__device__ inline uint32_t key_a(int row) { return row % 8; }
-__device__ inline uint32_t key_b(int row) { return row % 2 + row / 8 % 4 * 2; }
-__device__ inline uint32_t place(int row, uint32_t piece, uint32_t key) {
-  return row * kDepth * 2 + (piece ^ key) * 16;
-}
-
-template <int kRows, int kStages, bool kAligned>
-struct MmaTile {
-  static constexpr int kWarpRows = kRows < 64 ? kRows : 64;
-  static constexpr int kThreads = kRows / kWarpRows * (kColumns / kWarpColumns) * 32;
-  static constexpr int kStageBytes = (kRows + kColumns) * kDepth * 2;
-  static constexpr int kRowStep = kThreads / kPieces;  // a thread copies piece tid % 8 of each row
-  static constexpr int kCopiesA = kRows / kRowStep, kCopiesB = kColumns / kRowStep;
-
-  const GroupProduct& g;
-  uint32_t shared;
-  Tile tile;
-  // Of the part that is copied now: where this thread's pieces start, what is left of it in k, and
-  // which of its rows exist (bit i: row i of a; bit 16 + i: of b).
-  const bf16_t* a[kCopiesA];
-  const bf16_t* b;
-  int64_t b_step, left;
-  uint32_t exists;
-  int part;
-  // Where it puts them in a stage, and where its lane reads fragments, as offsets and keys.
-  uint32_t to_a, to_b, from_a, from_b, key_of_a, key_of_b;
-
-  __device__ MmaTile(const GroupProduct& g, uint32_t shared) : g(g), shared(shared) {
-    const int row = threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
-    static_assert(kRowStep % 8 == 0, "a thread's rows have one key");
-    to_a = place(row, piece, key_a(row));
-    to_b = kRows * kDepth * 2 + row * kDepth * 2;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int m = warp / (kColumns / kWarpColumns) * kWarpRows + lane % 16;
-    const int n = warp % (kColumns / kWarpColumns) * kWarpColumns + lane % 8 / 2 * 8 +
-                  lane / 16 * 2 + lane % 2;
-    from_a = m * kDepth * 2, key_of_a = (lane / 16 ^ key_a(m)) * 16;
-    from_b = (kRows + n) * kDepth * 2, key_of_b = (lane / 8 % 2 ^ key_b(n)) * 16;
+// Element (n,k) of matrix e without its scale.
+template <WeightFormat kFormat>
+__device__ inline float weight_at(const Weights& w, int64_t e, int64_t n, int64_t k) {
+  const int64_t row = e * w.stride_e + n * w.stride_n;
+  if constexpr (kFormat == WeightFormat::dense) {
+    return static_cast<const float*>(w.data)[row + k];
+  } else if constexpr (kFormat == WeightFormat::e4m3) {
+    return to_float(static_cast<const e4m3_t*>(w.data)[row + k]);
+  } else {
+    const uint8_t codes = static_cast<const uint8_t*>(w.data)[row + k / 2];
+    const e4m3_t scale = w.block_scales[e * w.block_stride_e + n * w.block_stride_n + k / 16];
+    return to_float(e2m1_t{uint8_t(k % 2 ? codes >> 4 : codes & 15)}) * to_float(scale);
   }
-
-  __device__ void start_part() {
-    const ProductPart& p = g.part[part];
-    const int row = threadIdx.x / kPieces, first = threadIdx.x % kPieces * kVector<bf16_t>;
-    exists = 0;
-#pragma unroll
-    for (int i = 0; i < kCopiesA; ++i) {
-      const int64_t m = tile.m0 + row + i * kRowStep;
-      const bool is_row = m < tile.m1;
-      const int64_t source = !is_row ? 0 : (p.rows ? p.rows[m] : m);
-      a[i] = static_cast<const bf16_t*>(p.a) + source * p.a_stride + first;
-      exists |= uint32_t(is_row) << i;
-    }
-    b = static_cast<const bf16_t*>(p.b) + tile.group * p.b_stride_e +
-        (tile.n0 + row) * p.b_stride_n + first;
-    b_step = kRowStep * p.b_stride_n;
-#pragma unroll
-    for (int i = 0; i < kCopiesB; ++i)
-      exists |= uint32_t(tile.n0 + row + i * kRowStep < g.N) << (16 + i);
-    left = p.K - first;
-  }
-
-  // 16 bytes from `source`, of which only the first `count` elements are there.
-  __device__ static void copy(uint32_t to, const bf16_t* source, const void* any, int count) {
-    if constexpr (kAligned) {
-      ptx::cp_async(to, count ? source : any, count * 2);
-    } else {
-      union {
-        uint4 words = {};
-        bf16_t element[kVector<bf16_t>];
-      } piece;
-#pragma unroll
-      for (int i = 0; i < kVector<bf16_t>; ++i)
-        if (i < count) piece.element[i] = source[i];
-      ptx::store_shared(to, piece.words);
-    }
-  }
-
-  // Starts the copy of the next kDepth elements of k into the stage, and moves on.
-  __device__ void copy_stage(uint32_t stage) {
-    if (part < 0 || left <= -int(threadIdx.x % kPieces * kVector<bf16_t>)) {
-      do ++part;
-      while (g.part[part].K == 0);
-      start_part();
-    }
-    const ProductPart& p = g.part[part];
-    const int row = threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
-    const int count = left >= kVector<bf16_t> ? kVector<bf16_t> : (left > 0 ? int(left) : 0);
-#pragma unroll
-    for (int i = 0; i < kCopiesA; ++i) {
-      copy(stage + to_a + i * kRowStep * kDepth * 2, a[i], p.a, exists >> i & 1 ? count : 0);
-      a[i] += kDepth;
-    }
-    const bf16_t* source = b;
-#pragma unroll
-    for (int i = 0; i < kCopiesB; ++i, source += b_step)
-      copy(stage + to_b + i * kRowStep * kDepth * 2 + (piece ^ key_b(row + i * kRowStep)) * 16,
-           source, p.b, exists >> (16 + i) & 1 ? count : 0);
-    b += kDepth, left -= kDepth;
-  }
-
-  __device__ void multiply_stage(uint32_t stage, float (&acc)[kWarpRows / 16][4][4]) const {
-#pragma unroll
-    for (uint32_t step = 0; step < kDepth / 16; ++step) {
-      uint32_t fa[kWarpRows / 16][4], fb[2][4];
-      const uint32_t at_a = stage + from_a + (key_of_a ^ step * 32);
-      const uint32_t at_b = stage + from_b + (key_of_b ^ step * 32);
-#pragma unroll
-      for (int i = 0; i < kWarpRows / 16; ++i) ptx::ldmatrix(fa[i], at_a + i * 16 * kDepth * 2);
-#pragma unroll
-      for (int pair = 0; pair < 2; ++pair) ptx::ldmatrix(fb[pair], at_b + pair * 4 * kDepth * 2);
-#pragma unroll
-      for (int i = 0; i < kWarpRows / 16; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          ptx::mma_bf16(acc[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
-    }
-  }
-
-  __device__ void store(const float (&acc)[kWarpRows / 16][4][4]) const {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t n =
-        tile.n0 + warp % (kColumns / kWarpColumns) * kWarpColumns + lane % 4 * kVector<bf16_t>;
-#pragma unroll
-    for (int i = 0; i < kWarpRows / 16; ++i)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t m =
-            tile.m0 + warp / (kColumns / kWarpColumns) * kWarpRows + i * 16 + half * 8 + lane / 4;
-        float v[8];
-#pragma unroll
-        for (int j = 0; j < 8; ++j) v[j] = acc[i][j / 2][half * 2 + j % 2];
-        if (m < tile.m1) finish<bf16_t>(g, m, n, v);
-      }
-  }
-
-  __device__ int64_t stages() const {
-    int64_t n = 0;
-    for (int i = 0; tile.group < g.E && i < g.parts; ++i) n += (g.part[i].K + kDepth - 1) / kDepth;
-    return n;
-  }
-
-  __device__ void run() {
-    float acc[kWarpRows / 16][4][4] = {};
-    int64_t to_copy = stages(), to_multiply = to_copy;
-    constexpr uint32_t kEnd = kStages * kStageBytes;
-    uint32_t copied = 0, multiplied = 0;  // stages as offsets
-    part = -1;
-#pragma unroll
-    for (int s = 0; s < kStages - 1; ++s, copied += kStageBytes) {
-      if (to_copy > 0) copy_stage(shared + copied), --to_copy;
-      ptx::cp_async_commit();
-    }
-#pragma unroll 1
-    for (; to_multiply > 0; --to_multiply) {
-      ptx::cp_async_wait<kStages - 2>();
-      __syncthreads();  // the stage is there for all, and all have left the one before
-      if (to_copy > 0) copy_stage(shared + copied), --to_copy;
-      ptx::cp_async_commit();
-      multiply_stage(shared + multiplied, acc);
-      copied = copied + kStageBytes == kEnd ? 0 : copied + kStageBytes;
-      multiplied = multiplied + kStageBytes == kEnd ? 0 : multiplied + kStageBytes;
-    }
-    store(acc);
-    __syncthreads();  // the next tile's copies overwrite the stages
-  }
-};
-
-template <int kRows, int kStages, bool kAligned>
-__global__ void __launch_bounds__(MmaTile<kRows, kStages, kAligned>::kThreads)
-    product_bf16(const __grid_constant__ GroupProduct g) {
-  extern __shared__ __align__(128) uint8_t memory[];
-  MmaTile<kRows, kStages, kAligned> work(g, ptx::shared_address(memory));
-  TileWalk<kRows, kColumns> walk(g);
-  while (walk.next(work.tile)) work.run();
 }
 
 // --- fp32 ---
 
 constexpr int kTile = 64, kSlab = 16, kThreads32 = 256;
 
+template <WeightFormat kFormat>
 __global__ void __launch_bounds__(kThreads32) product_f32(const __grid_constant__ GroupProduct g) {
   __shared__ __align__(16) float slab_a[kSlab][kTile + 4], slab_b[kSlab][kTile + 4];
   const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
@@ -228,8 +66,7 @@ __global__ void __launch_bounds__(kThreads32) product_f32(const __grid_constant_
           float a = 0.f, b = 0.f;
           if (m < tile.m1 && k < p.K)
             a = static_cast<const float*>(p.a)[(p.rows ? p.rows[m] : m) * p.a_stride + k];
-          if (n < g.N && k < p.K)
-            b = static_cast<const float*>(p.b)[tile.group * p.b_stride_e + n * p.b_stride_n + k];
+          if (n < g.N && k < p.K) b = weight_at<kFormat>(p.b, tile.group, n, k);
           slab_a[tx][row] = a, slab_b[tx][row] = b;
         }
         __syncthreads();
@@ -258,58 +95,80 @@ __global__ void __launch_bounds__(kThreads32) product_f32(const __grid_constant_
 #pragma unroll
     for (int m = 0; m < 4; ++m)
       if (tile.m0 + ty * 4 + m < tile.m1)
-        finish<float>(g, tile.m0 + ty * 4 + m, tile.n0 + tx * 4, acc[m]);
+        finish<float>(g, tile.group, tile.m0 + ty * 4 + m, tile.n0 + tx * 4, acc[m]);
   }
 }
 
 // --- Launch ---
 
-template <int kRows, int kStages>
+template <typename Work_, typename Unaligned>
 struct Variant {
+  using Work = Work_;
   CudaKernel<GroupProduct> kernel[2];  // pieces are aligned, or not
-  static constexpr int kThreads = MmaTile<kRows, kStages, true>::kThreads;
-  static constexpr int kSharedBytes = kStages * MmaTile<kRows, kStages, true>::kStageBytes;
-  static constexpr int kTileRows = kRows;
-};
-const Variant<16, 4> kFew{
-    {{"grouped_gemm", "16 rows", "bfloat16", product_bf16<16, 4, true>},
-     {"grouped_gemm", "16 rows, unaligned", "bfloat16", product_bf16<16, 4, false>}}};
-const Variant<64, 3> kSome{
-    {{"grouped_gemm", "64 rows", "bfloat16", product_bf16<64, 3, true>},
-     {"grouped_gemm", "64 rows, unaligned", "bfloat16", product_bf16<64, 3, false>}}};
-const Variant<128, 3> kMany{
-    {{"grouped_gemm", "128 rows", "bfloat16", product_bf16<128, 3, true>},
-     {"grouped_gemm", "128 rows, unaligned", "bfloat16", product_bf16<128, 3, false>}}};
-const CudaKernel<GroupProduct> kProductF32{"grouped_gemm", "64 x 64", "float32", product_f32};
 
-// Enough blocks to fill the device, or one a tile. Groups of unknown size may each waste a tile.
-template <typename Params>
-cudaError_t launch_persistent(const CudaKernel<Params>& kernel, const Params& g, int64_t rows,
-                              int64_t columns, int threads, int shared, cudaStream_t stream) {
-  const int64_t groups = g.ends ? g.E + g.zero_rest : 1;
-  const int64_t tiles = (g.M / rows + groups) * ((g.N + columns - 1) / columns);
-  if (tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
-  int resident;
-  const cudaError_t status = kernel.resident_blocks(threads, shared, &resident);
-  if (status != cudaSuccess) return status;
-  return kernel.launch(tiles < resident ? tiles : resident, threads, stream, g, shared);
+  Variant(const char* name, const char* unaligned)
+      : kernel{{"grouped_gemm", name, "bfloat16", product_tiles<Work>},
+               {"grouped_gemm", unaligned, "bfloat16", product_tiles<Unaligned>}} {}
+};
+template <int kRows, int kStages>
+using Dense = Variant<MmaTile<Bf16Operands, kRows, kStages, true>,
+                      MmaTile<Bf16Operands, kRows, kStages, false>>;
+template <typename Format, int kRows, int kColumns, int kSlices, int kStages>
+using Coded = Variant<CodedTile<Format, kRows, kColumns, kSlices, kStages, true>,
+                      CodedTile<Format, kRows, kColumns, kSlices, kStages, false>>;
+const Dense<16, 4> kFew{"16 rows", "16 rows, unaligned"};
+const Dense<64, 3> kSome{"64 rows", "64 rows, unaligned"};
+const Dense<128, 3> kMany{"128 rows", "128 rows, unaligned"};
+const Coded<E4m3Format, 16, 32, 4, 4> kFewE4m3{"e4m3, 16 rows", "e4m3, 16 rows, unaligned"};
+const Coded<E4m3Format, 64, 128, 1, 4> kManyE4m3{"e4m3, 64 rows", "e4m3, 64 rows, unaligned"};
+const Coded<Nvfp4Format, 16, 32, 4, 4> kFewNvfp4{"nvfp4, 16 rows", "nvfp4, 16 rows, unaligned"};
+const Coded<Nvfp4Format, 64, 128, 1, 4> kManyNvfp4{"nvfp4, 64 rows", "nvfp4, 64 rows, unaligned"};
+const CudaKernel<GroupProduct> kProductF32[3] = {
+    // by format
+    {"grouped_gemm", "64 x 64", "float32", product_f32<WeightFormat::dense>},
+    {"grouped_gemm", "e4m3, 64 x 64", "float32", product_f32<WeightFormat::e4m3>},
+    {"grouped_gemm", "nvfp4, 64 x 64", "float32", product_f32<WeightFormat::nvfp4>}};
+
+int64_t rows_of_a_group(const GroupProduct& g) {  // if they are spread evenly
+  return g.E > 0 ? g.M / g.E : g.M;
 }
 
+bool is_multiple(const void* base, std::initializer_list<int64_t> strides, int64_t of,
+                 int64_t size) {
+  if (reinterpret_cast<uintptr_t>(base) % of) return false;
+  for (int64_t n : strides)
+    if (n * size % of) return false;
+  return true;
+}
 bool is_aligned(const GroupProduct& g) {
   for (int i = 0; i < g.parts; ++i) {
     const ProductPart& p = g.part[i];
-    if (reinterpret_cast<uintptr_t>(p.a) % 16 || reinterpret_cast<uintptr_t>(p.b) % 16)
+    const int64_t size = p.b.format == WeightFormat::dense ? 2 : 1;
+    if (!is_multiple(p.a, {p.a_stride}, 16, 2) ||
+        !is_multiple(p.b.data, {p.b.stride_e, p.b.stride_n}, 16, size) ||
+        !is_multiple(p.b.block_scales, {p.b.block_stride_e, p.b.block_stride_n}, 4, 1))
       return false;
-    for (int64_t n : {p.a_stride, p.b_stride_e, p.b_stride_n})
-      if (n % kVector<bf16_t>) return false;
   }
   return true;
 }
 
 template <typename V>
-cudaError_t launch_bf16(const V& variant, const GroupProduct& g, cudaStream_t stream) {
-  return launch_persistent(variant.kernel[!is_aligned(g)], g, V::kTileRows, kColumns, V::kThreads,
-                           V::kSharedBytes, stream);
+cudaError_t launch_variant(const V& variant, const GroupProduct& g, cudaStream_t stream) {
+  return launch_tiles<typename V::Work>(variant.kernel[!is_aligned(g)], g, stream);
+}
+cudaError_t launch_bf16(const GroupProduct& g, WeightFormat format, cudaStream_t stream) {
+  const int64_t rows = rows_of_a_group(g);
+  switch (format) {
+    case WeightFormat::e4m3:
+      return rows <= 16 ? launch_variant(kFewE4m3, g, stream)
+                        : launch_variant(kManyE4m3, g, stream);
+    case WeightFormat::nvfp4:
+      return rows <= 16 ? launch_variant(kFewNvfp4, g, stream)
+                        : launch_variant(kManyNvfp4, g, stream);
+    case WeightFormat::dense: break;
+  }
+  if (rows <= 16) return launch_variant(kFew, g, stream);
+  return rows <= 64 ? launch_variant(kSome, g, stream) : launch_variant(kMany, g, stream);
 }
 
 // --- The choice between the above and the kernels of sm_90a ---
@@ -320,10 +179,6 @@ constexpr bool kHasSm90a = true;
 constexpr bool kHasSm90a = false;
 #endif
 constexpr int kManyRows = 64;  // of a group: below, most of a tile of 128 rows would be waste
-
-int64_t rows_of_a_group(const GroupProduct& g) {  // if they are spread evenly
-  return g.E > 0 ? g.M / g.E : g.M;
-}
 
 // TMA's strides: multiples of 16 bytes below 2^40, and rows that do not overlap.
 bool is_tma_stride(int64_t stride, int64_t row, int64_t size) {
@@ -338,6 +193,7 @@ const char* why_not_sm90a(const GroupProduct& g, DType dtype) {
   if (!kHasSm90a) return "this build has none for sm_90a";
   if (dtype != DType::bf16) return "operands are not bfloat16";
   if (g.parts == 0) return "it is no product";
+  if (g.part[0].b.format != WeightFormat::dense) return "weights are quantised";
   if (g.parts == 2 && g.addend) return "it is a sum of three";
   if (g.parts == 2 && !g.partial) return "it is a sum of products and there is no place for one";
   if (is_sum && out_size == 4) return "it is a sum in float32";
@@ -349,12 +205,12 @@ const char* why_not_sm90a(const GroupProduct& g, DType dtype) {
     on_16_bytes &= g.N % kVector<bf16_t> == 0 && reinterpret_cast<uintptr_t>(g.addend) % 16 == 0;
   for (int i = 0; i < g.parts; ++i) {
     const ProductPart& p = g.part[i];
-    if (g.N < kColumns || p.K < kDepth) return "a group has less than 128 columns or 64 of k";
+    if (g.N < 128 || p.K < 64) return "a group has less than 128 columns or 64 of k";
     if (p.K > INT32_MAX) return "an extent is above 2^31";
     if (p.rows && (g.parts == 2 || !g.gathered))
       return "rows are named by an index and there is no place for them";
     on_16_bytes &= is_tma_stride(p.rows ? p.K : p.a_stride, p.K, 2);
-    on_16_bytes &= is_tma_stride(p.b_stride_n, p.K, 2);
+    on_16_bytes &= is_tma_stride(p.b.stride_n, p.K, 2);
   }
   if (!on_16_bytes) return "rows are not on 16 bytes, or overlap";
   return nullptr;
@@ -377,27 +233,141 @@ cudaError_t launch_group_product(const GroupProduct& g, DType dtype, cudaStream_
   const char* why = capability == 90 ? why_not_sm90a(g, dtype) : "";
   const Because because(why ? why : "");
   if (!why) return launch_sm90a_group_product(g, stream);
+  const WeightFormat format = g.parts ? g.part[0].b.format : WeightFormat::dense;
   if (dtype == DType::f32)
-    return launch_persistent(kProductF32, g, kTile, kTile, kThreads32, 0, stream);
-  const int64_t rows = rows_of_a_group(g);
-  if (rows <= 16) return launch_bf16(kFew, g, stream);
-  return rows <= 64 ? launch_bf16(kSome, g, stream) : launch_bf16(kMany, g, stream);
+    return launch_persistent(kProductF32[int(format)], g, kTile, kTile, kThreads32, 0, stream);
+  return launch_bf16(g, format, stream);
+}
+
+// --- Ops that are one product ---
+
+namespace {
+
+// Rows (M,K) of codes as bf16 without their scales, exact; rows of `out` are padded to 16 bytes.
+struct Decoding {
+  Weights rows;
+  int64_t M, K, stride;
+  bf16_t* out;
+};
+
+constexpr int kDecodeThreads = 256;
+
+int64_t decoded_stride(int64_t K) { return (K + 7) / 8 * 8; }
+
+// A warp a row, a lane two neighbours.
+template <WeightFormat kFormat>
+__global__ void __launch_bounds__(kDecodeThreads) decode(const __grid_constant__ Decoding d) {
+  const int64_t warps = int64_t(gridDim.x) * (kDecodeThreads / 32);
+  const int64_t warp = (int64_t(blockIdx.x) * kDecodeThreads + threadIdx.x) / 32;
+  for (int64_t m = warp; m < d.M; m += warps) {
+    const uint8_t* row = static_cast<const uint8_t*>(d.rows.data) + m * d.rows.stride_n;
+    uint32_t* out = reinterpret_cast<uint32_t*>(d.out + m * d.stride);
+    for (int64_t i = threadIdx.x % 32; i < d.stride / 2; i += 32) {
+      if constexpr (kFormat == WeightFormat::e4m3) {
+        const uint32_t low = 2 * i < d.K ? row[2 * i] : 0,
+                       high = 2 * i + 1 < d.K ? row[2 * i + 1] : 0;
+        out[i] = e4m3_pair(low << 8 | high << 24);
+      } else {
+        const uint32_t scale = d.rows.block_scales[m * d.rows.block_stride_n + i / 8].bits;
+        uint32_t values[4];
+        e2m1_pairs(row[i], values);
+        out[i] = mul_bf16x2(values[0], e4m3_pair(scale << 8 | scale << 24));
+      }
+    }
+  }
+}
+
+const CudaKernel<Decoding> kDecode[2] = {
+    {"grouped_gemm", "e4m3, decode rows", "bfloat16", decode<WeightFormat::e4m3>},
+    {"grouped_gemm", "nvfp4, decode rows", "bfloat16", decode<WeightFormat::nvfp4>}};
+
+#if defined(WW_SM120A_GROUP_PRODUCT)
+constexpr bool kHasSm120a = true;
+#else
+constexpr bool kHasSm120a = false;
+#endif
+#if defined(WW_SM89_GROUP_PRODUCT)
+constexpr bool kHasSm89 = true;
+#else
+constexpr bool kHasSm89 = false;
+#endif
+
+// Why rows that are quantised, too, are decoded to bf16; null if tensor cores take them as they are.
+// For people it is kWhen of group_product_sm89.cu and group_product_sm120a.cu.
+const char* why_not_coded(const GroupedGemmParams& p) {
+  int capability;
+  if (compute_capability(&capability) != cudaSuccess) return "there is no device";
+  if (p.a.format != p.b.format) return "rows and weights are in two formats";
+  if (p.a.format == WeightFormat::nvfp4) {
+    if (capability / 10 != 12) return "the device has no mma.sync of E2M1";
+    if (!kHasSm120a) return "this build has none for sm_120a";
+  } else {
+    if (capability < 89) return "the device has no mma.sync of E4M3";
+    if (!kHasSm89) return "this build has none for sm_89";
+  }
+  if (!is_multiple(p.a.data, {p.a.stride_n}, 16, 1) ||
+      !is_multiple(p.b.data, {p.b.stride_e, p.b.stride_n}, 16, 1))
+    return "rows of codes are not on 16 bytes";
+  if (!is_multiple(p.a.block_scales, {p.a.block_stride_n}, 4, 1) ||
+      !is_multiple(p.b.block_scales, {p.b.block_stride_e, p.b.block_stride_n}, 4, 1))
+    return "rows of block scales are not on 4 bytes";
+  return nullptr;
+}
+
+cudaError_t launch_coded(const GroupProduct& g, WeightFormat format, cudaStream_t stream) {
+  if constexpr (kHasSm120a)
+    if (format == WeightFormat::nvfp4) return launch_sm120a_group_product(g, stream);
+  if constexpr (kHasSm89)
+    if (format == WeightFormat::e4m3) return launch_sm89_group_product(g, stream);
+  return cudaErrorInvalidValue;
+}
+
+int64_t decoded_bytes(const GroupedGemmParams& p) {
+  const int64_t bytes = p.a.format == WeightFormat::dense ? 0 : p.M * decoded_stride(p.K) * 2;
+  return (bytes + 255) / 256 * 256;
+}
+
+}  // namespace
+
+int64_t grouped_product_workspace(const GroupedGemmParams& p) {
+  return decoded_bytes(p) + group_product_workspace(p.E);
+}
+
+int launch_grouped_product(const GroupedGemmParams& p, void* stream_) {
+  const auto stream = static_cast<cudaStream_t>(stream_);
+  GroupProduct g{};
+  g.M = p.M, g.N = p.N, g.E = p.E;
+  g.ends = p.offsets, g.ends_is_int64 = p.offsets_is_int64, g.zero_rest = true;
+  g.relu2 = p.relu2;
+  g.parts = 1;
+  g.part[0] = {p.a.data, p.a.stride_n, nullptr, p.b, p.K, p.a.block_scales, p.a.block_stride_n};
+  g.row_scale = p.a.scale, g.row_scale_stride = p.a.scale_stride_n;
+  g.out = p.out, g.out_stride = p.out_stride_m, g.out_dtype = p.out_dtype;
+  g.workspace = static_cast<char*>(p.workspace) + decoded_bytes(p);
+  if (p.a.format == WeightFormat::dense) return launch_group_product(g, p.dtype, stream);
+  if (p.M == 0 || p.N == 0) return cudaSuccess;
+  const char* why = why_not_coded(p);
+  if (!why) return launch_coded(g, p.a.format, stream);
+
+  const Because because(why);
+  bf16_t* decoded = static_cast<bf16_t*>(p.workspace);
+  const Decoding d{p.a, p.M, p.K, decoded_stride(p.K), decoded};
+  const CudaKernel<Decoding>& kernel = kDecode[int(p.a.format) - 1];
+  int resident;
+  cudaError_t status = kernel.resident_blocks(kDecodeThreads, 0, &resident);
+  if (status != cudaSuccess) return status;
+  const int64_t blocks = (d.M * 32 + kDecodeThreads - 1) / kDecodeThreads;
+  status = kernel.launch(blocks < resident ? blocks : int64_t(resident), kDecodeThreads, stream, d);
+  if (status != cudaSuccess) return status;
+  g.part[0].a = decoded, g.part[0].a_stride = d.stride;
+  return launch_group_product(g, DType::bf16, stream);
 }
 
 }  // namespace ww
 
 WW_EXPORT int64_t ww_grouped_gemm_workspace(const ww::GroupedGemmParams* p) {
-  return ww::group_product_workspace(p->E);
+  return ww::grouped_product_workspace(*p);
 }
-WW_EXPORT int ww_grouped_gemm(const ww::GroupedGemmParams* params, void* stream) {
-  const ww::GroupedGemmParams& p = *params;
-  ww::GroupProduct g{};
-  g.M = p.M, g.N = p.N, g.E = p.E;
-  g.ends = p.offsets, g.ends_is_int64 = p.offsets_is_int64, g.zero_rest = true;
-  g.relu2 = p.relu2;
-  g.parts = 1;
-  g.part[0] = {p.a.data, p.a.stride_n, nullptr, p.b.data, p.b.stride_e, p.b.stride_n, p.K};
-  g.out = p.out, g.out_stride = p.out_stride_m, g.out_dtype = p.dtype;
-  g.workspace = p.workspace;
-  return launch_group_product(g, p.dtype, static_cast<cudaStream_t>(stream));
+WW_EXPORT int ww_grouped_gemm(const ww::GroupedGemmParams* p, void* stream) {
+  return ww::launch_grouped_product(*p, stream);
 }

@@ -28,7 +28,7 @@ GroupProduct dense(const LatentMoeParams& p, const void* rows, int64_t stride, c
                    int64_t N, int64_t K, void* out) {
   GroupProduct g{};
   g.M = p.T, g.N = N, g.E = 1, g.parts = 1;
-  g.part[0] = {rows, stride, nullptr, weight, 0, K, K};
+  g.part[0] = {rows, stride, nullptr, dense_weights(weight, 0, K), K};
   g.out = out, g.out_stride = N, g.out_dtype = p.dtype;
   g.workspace = p.workspace;  // free before and after the experts
   return g;
@@ -53,7 +53,8 @@ int run(const LatentMoeParams& p, cudaStream_t stream) {
 
   GroupProduct g = dense(p, p.routed, p.l, p.fc2, p.d, p.l, p.out);
   if (!p.fc2) g.parts = 0, g.addend = p.routed;
-  if (p.shared_down) g.part[g.parts++] = {p.shared, p.S, nullptr, p.shared_down, 0, p.S, p.S};
+  if (p.shared_down)
+    g.part[g.parts++] = {p.shared, p.S, nullptr, dense_weights(p.shared_down, 0, p.S), p.S};
   g.partial = reinterpret_cast<float*>(static_cast<char*>(p.workspace) + products_bytes());
   return launch_group_product(g, p.dtype, stream);
 }

@@ -182,7 +182,7 @@ int run(const MoeMlpParams& p, cudaStream_t stream) {
 
   GroupProduct up{};
   up.M = pairs, up.N = p.I, up.E = p.E, up.ends = task.w.ends, up.relu2 = true, up.parts = 1;
-  up.part[0] = {p.x, p.x_stride_t, task.w.tokens, p.up.data, p.up.stride_e, p.up.stride_n, p.K};
+  up.part[0] = {p.x, p.x_stride_t, task.w.tokens, p.up, p.K};
   up.out = task.w.h, up.out_stride = p.I, up.out_dtype = p.dtype;
   up.gathered = task.w.y, up.workspace = task.w.products;
   status = launch_group_product(up, p.dtype, stream);
@@ -190,7 +190,7 @@ int run(const MoeMlpParams& p, cudaStream_t stream) {
 
   GroupProduct down{};
   down.M = pairs, down.N = p.K, down.E = p.E, down.ends = task.w.ends, down.parts = 1;
-  down.part[0] = {task.w.h, p.I, nullptr, p.down.data, p.down.stride_e, p.down.stride_n, p.I};
+  down.part[0] = {task.w.h, p.I, nullptr, p.down, p.I};
   down.out = task.w.y, down.out_stride = p.K, down.out_dtype = DType::f32;
   down.workspace = task.w.products;
   status = launch_group_product(down, p.dtype, stream);

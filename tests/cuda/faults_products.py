@@ -3,21 +3,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from faults import ALWAYS, BARRIER, FIRST, FMA, NEVER, SECOND, SELECT, STORE, TWO, Rows, when
 from planted import Probe, each
 
+import test_coded_products as coded
 import test_grouped_gemm as gemm
 import test_latent_moe as latent
 import test_moe_mlp as mlp
+from native import Case
 from ptxsim.tests.oracles.mutations import MUTATIONS
+from warpweave import testing as kit
 
 BF16, F32 = torch.bfloat16, torch.float32
 GEMM = "grouped_gemm/grouped_gemm_cuda.cu"
+MMA = "grouped_gemm/mma_tile.cuh"
+CODED = "grouped_gemm/coded_tile.cuh"
+WEIGHTS = "grouped_gemm/coded_weights.cuh"
 TILES = "grouped_gemm/group_tiles.cuh"
 SM90A = "grouped_gemm/group_product_sm90a.cu"
 MLP = "moe_mlp/moe_mlp_cuda.cu"
 
+
+def coded_cases(*cases: Case) -> Callable[[kit.Op], None]:
+    """By the op that has them, not the one that is given."""
+    return each(lambda _, case: coded.check_one(coded.product, case), *cases)
+
+
+CODED_FEW = coded.make(*coded.SHAPES[1], activation=None)
+NAN_SCALE = coded.make(*coded.SHAPES[2], out=F32)
+NAN_SCALE["b"].block_scales.view(torch.uint8)[0, 5, 3] = 0x7F
+NAN_CODE = coded.make(*coded.SHAPES[2], weights="e4m3", activation=None, out=F32)
+NAN_CODE["b"].data.view(torch.uint8)[0, 5, 37] = 0x7F
 
 PROBES = {
     "product, 16 rows": Probe("grouped_gemm", "A100", each(gemm.check_product,
@@ -40,6 +59,15 @@ PROBES = {
         gemm.make(*gemm.DEEP[2], BF16, "relu2"))),
     "product, sm_90a, groups": Probe("grouped_gemm", "H100", each(gemm.check_product,
         gemm.tile_a_group()), check_races=0),
+    "coded, 16 rows": Probe("nvfp4_matmul", "A100", coded_cases(CODED_FEW, NAN_SCALE, NAN_CODE)),
+    "coded, 64 rows": Probe("nvfp4_matmul", "A100", coded_cases(
+        coded.make(*coded.SHAPES[5]), coded.make(*coded.SHAPES[3]))),
+    "coded, many tiles": Probe("nvfp4_matmul", "A100", coded_cases(coded.make(*coded.SHAPES[11]))),
+    "coded, unaligned": Probe("nvfp4_matmul", "A100", coded_cases(coded.make(*coded.SHAPES[7]))),
+    "coded, decoded rows": Probe("nvfp4_matmul", "A100", coded_cases(
+        coded.make(*coded.SHAPES[2], rows="coded"))),
+    "coded, e4m3 x e4m3": Probe("fp8_matmul", "H100", coded_cases(
+        coded.make(*coded.SHAPES[5], rows="coded", weights="e4m3", activation=None))),
     "experts": Probe("moe_mlp", "A100", each(mlp.check_one,
         mlp.make(*mlp.SHAPES[1]), mlp.make(*mlp.SHAPES[2]))),
     "experts, sm_90a": Probe("moe_mlp", "H100", each(mlp.check_one,
@@ -56,7 +84,7 @@ OF_THE_NEXT_GROUP = [
 CUTLASS = {"product, sm_90a, stages": COOPERATIVE, "product, sm_90a, groups": OF_THE_NEXT_GROUP}
 
 TABLE: dict[str, dict[str, Rows]] = {
-    "product, 16 rows": {GEMM: (
+    "product, 16 rows": {MMA: (
         ("stage read before it is there", "ptx::cp_async_wait<kStages - 2>();",
          r"cp\.async\.wait_group[^;]*;"),
         ("barrier of a stage dropped", "__syncthreads();  // the stage is there", BARRIER),
@@ -64,7 +92,7 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("ring of stages does not close", "multiplied = multiplied + kStageBytes == kEnd ?",
          SELECT, SECOND),
     )},
-    "product, 64 rows": {GEMM: (
+    "product, 64 rows": {MMA: (
         ("stage read before it is there", "ptx::cp_async_wait<kStages - 2>();",
          r"cp\.async\.wait_group[^;]*;"),
         ("waits for a stage less", "ptx::cp_async_wait<kStages - 2>();",
@@ -73,12 +101,12 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("copies go to one stage", "copied = copied + kStageBytes == kEnd ?", SELECT, FIRST),
         ("products take one stage", "multiplied = multiplied + kStageBytes == kEnd ?",
          SELECT, FIRST),
-        ("weights of the first expert", "tile.group * p.b_stride_e +\n        (tile.n0 + row)",
+        ("weights of the first expert", "tile.group * p.b.stride_e +\n        (tile.n0 + row)",
          r"mul\.lo\.s64 (\S+), \S+, (\S+);", r"mov.u64 \1, 0;"),
         ("columns past N", "uint32_t(tile.n0 + row + i * kRowStep < g.N)",
          r"setp\.lt\.s64", "setp.le.s64"),
         ("tail of k dropped", "const int count = left >=", SELECT, r"and.b32 \2, \4, -8;"),
-        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, m, n, v);",
+        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, tile.group, m, n, v);",
          r"setp\.ge\.s64", "setp.gt.s64"),
     ), TILES: (
         ("tiles of the first groups only", "if (lane >= away) sum += other;", SELECT,
@@ -90,12 +118,12 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("activation dropped", "v[i] < 0.f ? 0.f : v[i] * v[i];", r"mul\.f32 (\S+), (\S+), \S+;",
          r"mov.f32 \1, \2;"),
     )},
-    "product, 128 rows": {GEMM: (
+    "product, 128 rows": {MMA: (
         ("barrier of a stage dropped", "__syncthreads();  // the stage is there", BARRIER),
-        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, m, n, v);",
+        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, tile.group, m, n, v);",
          r"setp\.ge\.s64", "setp.gt.s64"),
     )},
-    "product, unaligned": {GEMM: (
+    "product, unaligned": {MMA: (
         ("barrier of a stage dropped", "__syncthreads();  // the stage is there", BARRIER),
         ("k past the end", "if (i < count) piece.element[i] = source[i];", r"setp\.lt\.s32",
          "setp.le.s32"),
@@ -104,11 +132,63 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("groups after the first 32 dropped", "group_ < groups; group_ += 32",
          when(r"lt\.s64"), NEVER),
     )},
-    "product, many tiles": {GEMM: (
+    "product, many tiles": {MMA: (
         ("next tile overwrites the stages", "__syncthreads();  // the next tile", BARRIER),
     ), TILES: (
         ("tiles skipped", "next_ += gridDim.x;", r"add\.s32 (\S+), (\S+), (\S+);",
          r"add.s32 \1, \2, \3; add.s32 \1, \1, 1;"),
+    )},
+    "coded, 16 rows": {CODED: (
+        ("stage read before it is there", "ptx::cp_async_wait<kStages - 2>();",
+         r"cp\.async\.wait_group[^;]*;"),
+        ("barrier of a stage dropped", "__syncthreads();  // the stage is there", BARRIER),
+        ("products take one stage", "multiplied = multiplied + kStageBytes == kEnd ?",
+         SELECT, FIRST),
+        ("slices not added up", "acc[i % 4 / 2][i % 2][k] += __uint_as_float(v[k]);",
+         r"add\.f32 (\S+), (\S+), (\S+);", r"mov.f32 \1, \3;"),
+        ("sums overwrite a stage", "    __syncthreads();\n    const uint32_t at = shared +",
+         BARRIER),
+        ("sums read before they are there", "    __syncthreads();\n    if (slice > 0) return;",
+         BARRIER),
+        ("columns past N", "exists |= uint32_t(tile.n0 + column() + i * kStepB < g.N)",
+         r"setp\.lt\.s64", "setp.le.s64"),
+        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, tile.group, m, n, v);",
+         r"setp\.ge\.s64", "setp.gt.s64"),
+    ), WEIGHTS: (
+        ("NaN of a block scale dropped", "finite_e4m3_pair(pair) | is_nan * 0xff",
+         r"mul\.lo\.s32 (\S+), [^;]*;", r"mov.u32 \1, 0;"),
+        ("NaN of a weight dropped", "if (after_nan & 0x80808080) out[0] = 0x7fff7fff;",
+         r"and\.b32 (\S+), [^;]*;", r"mov.u32 \1, 0;"),
+        ("signs of codes dropped", "| (sign & 0x80808080)", r"and\.b32 (\S+), [^;]*;",
+         r"mov.u32 \1, 0;"),
+    ), TILES: (
+        ("scales dropped", "v[i] = v[i] * scale[i * b.scale_stride_n] * of_row;",
+         r"mul\.f32 (\S+), (\S+), \S+;", r"mov.f32 \1, \2;"),
+    )},
+    "coded, 64 rows": {CODED: (
+        ("barrier of a stage dropped", "__syncthreads();  // the stage is there", BARRIER),
+        ("weights of the first expert",
+         "tile.group * p.b.stride_e +\n        (tile.n0 + column()) * p.b.stride_n",
+         r"mul\.lo\.s64 (\S+), \S+, (\S+);", r"mov.u64 \1, 0;"),
+        ("tail of k dropped", "return max(min(left - first, most), 0);", r"min\.s32", "max.s32"),
+    )},
+    "coded, many tiles": {CODED: (
+        ("next tile overwrites the stages", "__syncthreads();  // the next tile", BARRIER),
+    )},
+    "coded, unaligned": {CODED: (
+        ("codes past the end", "if (i < count) piece.element[i] = source[i];",
+         r"setp\.(lt|gt)\.s32", r"setp.ne.s32"),
+    )},
+    "coded, decoded rows": {GEMM: (
+        ("last row not decoded", "for (int64_t m = warp; m < d.M; m += warps)",
+         r"setp\.ge\.s64 (\S+), (\S+), (\S+);", r"setp.ge.s64 \1, \2, 1;"),
+        ("block scales dropped", "d.rows.block_scales[m * d.rows.block_stride_n + i / 8].bits",
+         r"ld\.global\.u8 (\S+), [^;]*;", r"mov.u16 \1, 56;"),
+    )},
+    "coded, e4m3 x e4m3": {MMA: (
+        ("sums of a stage dropped", "acc[i / 16][i / 4 % 4][i % 4] +=",
+         r"add\.f32 (\S+), (\S+), (\S+);", r"mov.f32 \1, \3;"),
+        ("barrier of a stage dropped", "__syncthreads();  // the stage is there", BARRIER),
     )},
     "product, fp32": {GEMM: (
         ("slab overwritten while it is read",
@@ -169,8 +249,8 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("last gathered row dropped", "for (int64_t m = warp; m < grouped; m += warps)",
          r"setp\.ge\.s64 (\S+), (\S+), (\S+);", r"setp.gt.s64 \1, \3, \2;"),
     )},
-    "latent experts": {GEMM: (
-        ("second part dropped", "for (int i = 0; tile.group < g.E && i < g.parts; ++i) n +=",
+    "latent experts": {MMA: (
+        ("second part dropped", "for (int i = 0; tile.group < g.E && i < g.parts; ++i)\n      n +=",
          r"add\.s64 (%rd\d+), %rd\d+, \1;", r""),
         ("part taken again", "do ++part;", r"add\.s32 (\S+), (\S+), 1;", r"mov.u32 \1, 0;"),
     ), TILES: (

@@ -94,6 +94,7 @@ def show(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> No
 GRIDS = {
     "causal_conv1d": (BF16, F32, torch.float16),
     "causal_conv1d_update": (BF16, F32, torch.float16),
+    "coded_products": [(r, w) for r in ("bfloat16", "float32", "coded") for w in ("nvfp4", "e4m3")],
     "grouped_gemm": (BF16, F32),
     "latent_moe": (BF16,),
     "moe_mlp": (BF16, F32),
@@ -116,7 +117,7 @@ def reached() -> dict[str, int]:
             tests = importlib.import_module(f"test_{op}")
             for dtype in dtypes:  # the race checker runs in the op's own tests
                 with targets.simulated(device, check_races=0, check_unwritten=0):
-                    tests.check(getattr(ops, op), dtype)
+                    tests.check(getattr(ops, op, None) or tests.product, dtype)
                     for launch in simulator().counters():
                         name = kernels(arch)[launch["symbol"]].name
                         shared[name] = max(shared.get(name, 0), launch["shared_bytes"])
