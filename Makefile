@@ -35,6 +35,7 @@ bench: $(VENV)/ready
 	$(BIN)/python bench/run.py
 
 gpu-check: $(VENV)/ready
+	$(CUTLASS)
 	$(BIN)/python bench/gpu_check.py
 
 lint: $(VENV)/ready

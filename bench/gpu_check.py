@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a machine with a GPU has to show: python bench/gpu_check.py [--device D] [--out FILE].
 
-Builds for its GPU, runs the tests of the `cuda` targets, compares the results of every op with the
+Builds for its GPU, runs the tests of the target `cuda`, compares the results of every op with the
 simulator's bit by bit, runs the benchmarks, and writes one JSON file. `--device sim:H100` rehearses
 all of it with a simulated device in the GPU's place.
 """
@@ -22,7 +22,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = {"A100": "sim:sm_80", "H100": "sim:sm_90a", "RTX PRO 6000": "sim:sm_120a"}
+# What the rehearsal runs instead of the tests of the target "cuda". A bracket begins the parameters
+# of a test: others have such words in their names.
+TARGETS = {"A100": "[sim:sm_80", "H100": "[sim:sm_90a", "RTX PRO 6000": "[sim:sm_120a"}
 # Compute capability: the simulated device to compare with, and what to compile for.
 CARDS = {
     "8.0": ("A100", "80-real"),
@@ -145,7 +147,7 @@ def main() -> None:
 
     doctor = run(sys.executable, "-m", "warpweave", "doctor", "--json")
     step("doctor", json.loads(doctor.stdout) if doctor.returncode == 0 else doctor.stderr)
-    step("tests", tests("cuda" if options.device == "cuda" else TARGETS[simulated]))
+    step("tests", tests("[cuda" if options.device == "cuda" else TARGETS[simulated]))
     step("bits", list(compare_bits(options.device, simulated)))
     step("bench", benches(options.device))
     result["seconds"] = time.time() - start

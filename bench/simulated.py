@@ -107,7 +107,7 @@ def step(name: str, batch: int, H: int, parts: int, state: torch.dtype) -> Slice
 
     elements = batch * H * P * N
     moved = 2 * elements * state.itemsize + batch * (2 * H * P + H + 2 * N) * 2
-    shape = f"{name} batch {batch} {str(state).removeprefix('torch.')} state"
+    shape = f"{name} {str(state).removeprefix('torch.')} state"
     return Slice("ssm_step", shape, parts, make, moved, elements / 32, "32 elements")
 
 
@@ -168,7 +168,7 @@ def peers() -> Iterator[Slice]:
         for channel_last in (True, False):
             yield conv("slice", T, 4096, 1, channel_last)
     for state in (torch.float32, BF16):
-        yield step("slice", 1, 64, 1, state)
+        yield step("slice batch 1", 1, 64, 1, state)
 
 
 def layers() -> Iterator[Slice]:
@@ -184,7 +184,8 @@ def layers() -> Iterator[Slice]:
             yield experts(layer.name, T, layer, layer.E // 2)
         for batch in (1, 64, 512):
             run = min(batch, 64)
-            yield step(layer.name, run, heads, G * batch // run, torch.float32)
+            named = f"{layer.name} batch {batch}"
+            yield step(named, run, heads, G * batch // run, torch.float32)
             yield conv_update(layer.name, batch, 256, (layer.H * P + 2 * G * N) // 256)
             yield norm(layer.name, min(batch, 64), layer.d, max(1, batch // 64))
             yield experts(

@@ -250,6 +250,11 @@ def test_default_device(monkeypatch):
     default_device.cache_clear()
 
 
+def test_the_reference_asks_no_kernels_where_to_run(directory, monkeypatch):
+    monkeypatch.setattr(cli, "default_device", lambda: pytest.fail("it was asked"))
+    assert generate(directory, "Hello").exit_code == 0
+
+
 MISTAKES = [
     (("--temperature", "-1"), "temperature"),
     (("--top-p", "0"), "top_p"),

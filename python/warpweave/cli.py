@@ -105,7 +105,8 @@ def generate(
             raise ValueError(f"--dtype {dtype!r} is not supported, only {' and '.join(DTYPES)}")
         if system is not None and not chat:
             raise ValueError("--system needs --chat")
-        device = default_device() if device is None else device
+        if device is None:  # the reference may be all there is: no kernels to ask
+            device = default_device() if backend == "native" else "cpu"
         if device != "cpu" and not torch.cuda.is_available():
             raise ValueError(f"--device {device!r}: torch sees no CUDA device here, only 'cpu'")
         if threads is not None:
