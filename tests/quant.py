@@ -64,6 +64,8 @@ def magnitude(t: Any) -> Any:
     if isinstance(t, NVFP4Tensor):
         scales = on_bytes(lambda s: s & 0x7F)(t.block_scales)
         return replace(t, codes=t.codes & 0x77, block_scales=scales)
+    if isinstance(t, FP8Tensor):
+        return replace(t, data=magnitude(t.data))
     return on_bytes(lambda b: b & 0x7F)(t) if t.dtype == E4M3 else t.abs()
 
 
