@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 import torch
 
 from native import Case, check_case, check_compiled, check_refused, check_repeatable, far_apart, run
+from quant import each_part, fp8, nvfp4, nvfp4_faults, on_bytes, opcheck
 from warpweave import _native, ops
 from warpweave import reference as ref
 from warpweave import testing as kit
+from warpweave.quantized import NVFP4Tensor
 
 OP = "latent_moe"
 BF16, F32 = torch.bfloat16, torch.float32
@@ -93,6 +97,60 @@ def test_strides_and_threads(
     kit.assert_same_bits(ops.latent_moe(**moved), run(ops.latent_moe, case)[0])
 
 
+MATRICES = ("fc1", "up", "down", "fc2", "shared_up", "shared_down")
+KINDS = {"nvfp4": (nvfp4,) * 6, "fp8": (fp8,) * 6, "mixed": (fp8, nvfp4, nvfp4, None, None, fp8)}
+QUANTISED_SHAPES: list[tuple[int, ...]] = [
+    (70, 64, 32, 4, 48, 2, 96),
+    (3, 96, 32, 5, 16, 2, 64),
+    (2, 64, 0, 6, 48, 3, 32),
+    (40, 80, 48, 4, 32, 2, 0),
+    (1, 272, 144, 4, 16, 1, 272),
+]
+
+
+def make_quantised(
+    shape: tuple[int, ...], kind: str = "nvfp4", per: str = "matrix", subnormal: bool = False
+) -> Case:
+    """Every matrix keeps the size of what it is multiplied with, so that both branches count."""
+    case, g = make(*shape), kit.generator(f"{shape}{kind}{per}")
+    for name, quantise in zip(MATRICES, KINDS[kind], strict=True):
+        if quantise is None or case[name] is None:
+            continue
+        t = quantise(tuple(case[name].shape), g, per)
+        if subnormal:
+            t = replace(t, block_scales=on_bytes(lambda s: s & 0x87)(t.block_scales))
+        gain = (t.dequantize(F32).std() * t.shape[-1] ** 0.5).reciprocal()
+        scale = "global_scale" if isinstance(t, NVFP4Tensor) else "scale"
+        case[name] = replace(t, **{scale: getattr(t, scale) * gain})
+    return case
+
+
+def check_quantised(op: kit.Op, kind: str = "nvfp4") -> None:
+    for i, shape in enumerate(QUANTISED_SHAPES):
+        check_one(op, make_quantised(shape, kind, ("matrix", "row", "all")[i % 3]))
+    if kind == "nvfp4":
+        check_one(op, make_quantised(QUANTISED_SHAPES[0], kind, subnormal=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_accuracy_of_quantised_matrices(target: str, kind: str) -> None:
+    check_quantised(ops.latent_moe, kind)
+
+
+def test_planted_faults_of_quantised_matrices() -> None:
+    faults: dict[str, kit.Fault] = {}
+    for name in ("fc1", "fc2", "shared_up", "shared_down"):
+        faults |= nvfp4_faults(name)
+    kit.assert_all_caught(ops.latent_moe, faults, check_quantised)
+
+
+def test_strides_and_threads_of_quantised_matrices(target: str, threads: None) -> None:
+    case = make_quantised((70, 64, 32, 4, 48, 2, 96), "mixed", "row")
+    check_repeatable(ops.latent_moe, case)
+    moved = {name: each_part(case[name], kit.strided) for name in MATRICES}
+    kit.assert_same_bits(ops.latent_moe(**case | moved), run(ops.latent_moe, case)[0])
+
+
 # Launches of group products, and what ends the layer; each of sm_90a's own has one before it.
 MANY = [
     (SHAPES[-3], 5, "plus float32"),  # of two products, whose sum is rounded once
@@ -160,6 +218,13 @@ def test_refusals() -> None:
         ({"indices": case["indices"] + 4}, "'indices' holds"),
     ]:
         check_refused(ops.latent_moe, case | change, (), message)
+    quantised = make_quantised((6, 32, 16, 4, 16, 2, 32))
+    for change, message in [
+        ({"fc2": quantised["fc1"]}, r"'fc2' has shape \(16, 16\), expected"),
+        ({"x": case["x"].half()}, "'x' is float16; supported: float32, bfloat16"),
+        ({"shared_down": case["shared_down"]}, r"'shared_down' has shape \(32, 24\), expected"),
+    ]:
+        check_refused(ops.latent_moe, quantised | change, (), message)
     grad = case | {"fc1": case["fc1"].clone().requires_grad_()}
     check_refused(ops.latent_moe, grad, (), "no backward yet", NotImplementedError)
 
@@ -169,3 +234,9 @@ def test_opcheck_and_compile() -> None:
         args = tuple(make(*shape).values())
         torch.library.opcheck(torch.ops.warpweave.latent_moe.default, args)
     check_compiled(ops.latent_moe, [make(T, 64, 16, 4, 24, 2, 40) for T in (5, 40)])
+    case = make_quantised(QUANTISED_SHAPES[1])
+    matrices = [case[name] for name in MATRICES]
+    data = [case["x"], case["weights"], case["indices"], *(m.codes for m in matrices)]
+    scales = [s for m in matrices for s in (m.block_scales, m.global_scale)]
+    opcheck(torch.ops.warpweave.latent_moe.default, (*data, *scales))
+    check_compiled(ops.latent_moe, [make_quantised(shape) for shape in QUANTISED_SHAPES[:2]])

@@ -232,7 +232,7 @@ struct CodedTile {
         float v[kLaneColumns];
 #pragma unroll
         for (int r = 0; r < kLaneColumns; ++r) v[r] = acc[r / 2][t][r % 2 * 2 + half];
-        if (m < tile.m1) finish<bf16_t>(g, tile.group, m, n, v);
+        if (m < tile.m1) finish(g, tile.group, m, n, v);
       }
   }
 

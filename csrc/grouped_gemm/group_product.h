@@ -15,9 +15,11 @@ namespace ww::WW_ISA {
 namespace {
 
 constexpr int kBlockN = 64;  // weight rows of a task: two tile blocks, 8 KiB of C
-constexpr int kDotTile = 4;  // weight rows x tokens of one register block of dots
 
 struct alignas(64) ProductBlock { float c[kBlockN][kTokenUnit]; };
+struct alignas(64) FewBlock {
+  float c[kDotRows][kBlockN];
+};  // transposed: of at most kDotRows tokens
 
 template <typename Op>
 constexpr int64_t unit_size(int64_t k) {
@@ -28,29 +30,24 @@ constexpr int64_t unit_size(int64_t k) {
 
 template <int N, typename Rows, typename Token>
 inline void dots_of(int64_t m, const Rows& weight, const Token& token, int64_t k, float* c) {
+  static_assert(kDotRows == 4, "a case each");
   switch (m) {
-    case 1: return dots<N, 1>(weight, token, k, c, kTokenUnit);
-    case 2: return dots<N, 2>(weight, token, k, c, kTokenUnit);
-    case 3: return dots<N, 3>(weight, token, k, c, kTokenUnit);
-    default: return dots<N, kDotTile>(weight, token, k, c, kTokenUnit);
+    case 1: return dots<N, 1>(weight, token, k, c, kBlockN);
+    case 2: return dots<N, 2>(weight, token, k, c, kBlockN);
+    case 3: return dots<N, 3>(weight, token, k, c, kBlockN);
+    default: return dots<N, 4>(weight, token, k, c, kBlockN);
   }
 }
 
 // token(t) is the address of token t of the group, arranged for the format of the weights.
 template <typename Rows, typename Token>
 inline void product_by_dots(const Rows& weight, int rows, const Token& token, int64_t tokens,
-                            int64_t k, ProductBlock& block) {
-  constexpr int kTile = Rows::kIsCoded ? 1 : kDotTile;
-  for (int n = 0; n < rows; n += kTile)
-    for (int64_t t = 0; t < tokens; t += kDotTile) {
-      const auto few = [&](int m) { return token(t + m); };
-      const int64_t live = tokens - t < kDotTile ? tokens - t : kDotTile;
-      if (rows - n >= kTile) {
-        dots_of<kTile>(live, weight.from(n), few, k, &block.c[n][t]);
-        continue;
-      }
-      for (int r = n; r < rows; ++r) dots_of<1>(live, weight.from(r), few, k, &block.c[r][t]);
-    }
+                            int64_t k, FewBlock& block) {
+  constexpr int kTile = Rows::kIsCoded ? 1 : 4;
+  int n = 0;
+  for (; n + kTile <= rows; n += kTile)
+    dots_of<kTile>(tokens, weight.from(n), token, k, &block.c[0][n]);
+  for (; n < rows; ++n) dots_of<1>(tokens, weight.from(n), token, k, &block.c[0][n]);
 }
 
 // Arranges the tokens of the groups that are not packed, row by row of plan.few; token(i) is the
@@ -183,6 +180,19 @@ inline void scale_rows(ProductBlock& block, int rows, int64_t tokens, const Weig
   }
 }
 
+template <typename Rows>
+inline void scale_rows(FewBlock& block, int rows, int64_t tokens, const Weights& w, int64_t e,
+                       int64_t n0) {
+  if constexpr (Rows::kIsCoded) {
+    const float* scale = w.scale + e * w.scale_stride_e + n0 * w.scale_stride_n;
+    for_lanes(rows, [&](int64_t n, int lanes) {
+      const F32 of_rows = w.scale_stride_n ? load(scale + n, lanes) : splat(*scale);
+      for (int t = 0; t < tokens; ++t)
+        store(&block.c[t][n], load(&block.c[t][n]) * Rows::kUnit * of_rows);
+    });
+  }
+}
+
 // C[..][t] *= the scale of token m0 + t, where tokens are quantised too.
 inline void scale_tokens(ProductBlock& block, int rows, int64_t tokens, const Weights& a,
                          int64_t m0) {
@@ -192,6 +202,14 @@ inline void scale_tokens(ProductBlock& block, int rows, int64_t tokens, const We
   for (int n = 0; n < rows; ++n)
     for (int t = 0; t < tokens; t += kLanes)
       store(&block.c[n][t], load(&block.c[n][t]) * kE4m3Unit * load(scale + t));
+}
+
+inline void scale_tokens(FewBlock& block, int rows, int64_t tokens, const Weights& a, int64_t m0) {
+  if (!a.scale) return;
+  for (int t = 0; t < tokens; ++t)
+    for (int n = 0; n < rows; n += kLanes)
+      store(&block.c[t][n],
+            load(&block.c[t][n]) * kE4m3Unit * splat(a.scale[(m0 + t) * a.scale_stride_n]));
 }
 
 // f(t, n, values, lanes) over the block as rows of tokens: values holds C[n .. n + lanes)[t].
@@ -205,9 +223,14 @@ inline void for_each_token_row(const ProductBlock& block, int rows, int64_t toke
     for_lanes(rows, [&](int64_t n, int lanes) { f(t, n, load(&row[t][n]), lanes); });
 }
 
-template <bool kRelu2, typename T>
-inline void store_tokens(const ProductBlock& block, int rows, int64_t tokens, T* out,
-                         int64_t stride) {
+template <typename F>
+inline void for_each_token_row(const FewBlock& block, int rows, int64_t tokens, const F& f) {
+  for (int t = 0; t < tokens; ++t)
+    for_lanes(rows, [&](int64_t n, int lanes) { f(t, n, load(&block.c[t][n]), lanes); });
+}
+
+template <bool kRelu2, typename Block, typename T>
+inline void store_tokens(const Block& block, int rows, int64_t tokens, T* out, int64_t stride) {
   for_each_token_row(block, rows, tokens, [&](int t, int64_t n, F32 v, int lanes) {
     store(out + t * stride + n, kRelu2 ? relu2(v) : v, lanes);
   });

@@ -36,7 +36,8 @@ struct GroupProduct {
   ProductPart part[2];
   const float* row_scale;  // of quantised rows, one each or, with stride 0, one for all; or null
   int64_t row_scale_stride;
-  const void* addend;      // (M,N) row-major in the operands' dtype; may be null
+  const void* addend;      // (M,N) row-major; may be null
+  DType addend_dtype;      // of the operands, or f32
   void* gathered;   // (M,K) in the operands' dtype for part[0]'s rows, if it names some; may be
                     // null, and then they are gathered tile by tile
   float* partial;   // (M,N), for the first of two parts where each is a product of its own;
@@ -46,12 +47,6 @@ struct GroupProduct {
   DType out_dtype;  // bf16 or f32
   void* workspace;  // group_product_workspace() bytes
 };
-
-inline Weights dense_weights(const void* data, int64_t stride_e, int64_t stride_n) {
-  Weights w{};
-  w.data = data, w.stride_e = stride_e, w.stride_n = stride_n;
-  return w;
-}
 
 // For products of at most `groups` groups on the current device.
 int64_t group_product_workspace(int64_t groups);

@@ -222,13 +222,14 @@ cudaError_t launch_product(const GroupProduct& g, const Groups& groups, int bloc
 }
 
 // One product, and g.addend if it is there, of the operands' dtype or fp32.
-cudaError_t launch_one(const GroupProduct& g, bool addend_is_f32, cudaStream_t stream) {
+cudaError_t launch_one(const GroupProduct& g, cudaStream_t stream) {
   int sms, resident = 1;
   cudaError_t status = multiprocessors(&sms);
   if (status == cudaSuccess && (g.part[0].rows || g.zero_rest))
     status = kPrepare.resident_blocks(kThreads, 0, &resident);
   if (status != cudaSuccess) return status;
   const Groups groups(g.E, sms, g.workspace);
+  const bool addend_is_f32 = g.addend_dtype == DType::f32;
   const int64_t warps = std::min<int64_t>(g.M, int64_t(resident) * (kThreads / 32));
   status = kPrepare.launch((warps * 32 + kThreads - 1) / kThreads, kThreads, stream,
                            {g, addend_is_f32 ? 4 : 2, groups});
@@ -251,13 +252,13 @@ int64_t sm90a_group_product_workspace(int64_t groups) {
 }
 
 cudaError_t launch_sm90a_group_product(const GroupProduct& g, cudaStream_t stream) {
-  if (g.parts == 1) return launch_one(g, false, stream);
+  if (g.parts == 1) return launch_one(g, stream);
   GroupProduct first = g, second = g;
   first.relu2 = first.zero_rest = false;
   first.out = g.partial, first.out_stride = g.N, first.out_dtype = DType::f32;
-  second.part[0] = g.part[1], second.addend = g.partial;
-  const cudaError_t status = launch_one(first, false, stream);
-  return status == cudaSuccess ? launch_one(second, true, stream) : status;
+  second.part[0] = g.part[1], second.addend = g.partial, second.addend_dtype = DType::f32;
+  const cudaError_t status = launch_one(first, stream);
+  return status == cudaSuccess ? launch_one(second, stream) : status;
 }
 
 }  // namespace ww

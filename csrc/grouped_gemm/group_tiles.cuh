@@ -76,7 +76,7 @@ class TileWalk {
 };
 
 // Scales, sum, activation and store of `kCount` neighbouring results from column n on.
-template <typename T, int kCount>
+template <int kCount>
 __device__ inline void finish(const GroupProduct& g, int64_t group, int64_t m, int64_t n,
                               float (&v)[kCount]) {
   if (n >= g.N) return;
@@ -89,10 +89,13 @@ __device__ inline void finish(const GroupProduct& g, int64_t group, int64_t m, i
       if (i < count) v[i] = v[i] * scale[i * b.scale_stride_n] * of_row;
   }
   if (g.addend) {
-    const T* addend = static_cast<const T*>(g.addend) + m * g.N + n;
+    const int64_t first = m * g.N + n;
+    const bool is_f32 = g.addend_dtype == DType::f32;
 #pragma unroll
     for (int i = 0; i < kCount; ++i)
-      if (i < count) v[i] += widen(addend[i]);
+      if (i < count)
+        v[i] += is_f32 ? static_cast<const float*>(g.addend)[first + i]
+                       : widen(static_cast<const bf16_t*>(g.addend)[first + i]);
   }
   if (g.relu2)
 #pragma unroll

@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads32) product_f32(const __grid_constant_
 #pragma unroll
     for (int m = 0; m < 4; ++m)
       if (tile.m0 + ty * 4 + m < tile.m1)
-        finish<float>(g, tile.group, tile.m0 + ty * 4 + m, tile.n0 + tx * 4, acc[m]);
+        finish(g, tile.group, tile.m0 + ty * 4 + m, tile.n0 + tx * 4, acc[m]);
   }
 }
 

@@ -252,7 +252,7 @@ struct MmaTile {
         float v[8];
 #pragma unroll
         for (int j = 0; j < 8; ++j) v[j] = acc[i][j / 2][half * 2 + j % 2];
-        if (m < tile.m1) finish<bf16_t>(g, tile.group, m, n, v);
+        if (m < tile.m1) finish(g, tile.group, m, n, v);
       }
   }
 

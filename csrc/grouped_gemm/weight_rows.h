@@ -48,10 +48,7 @@ struct E4m3Rows {
 
   // Lane p of vector q of a vector of codes is code index(q, p).
   static constexpr int index(int q, int p) { return e4m3_index(q, p); }
-  template <typename Word>
-  static WW_INLINE F32 decode(const Word& word, int q) {
-    return e4m3_quarter(word(0), q);
-  }
+  static WW_INLINE F32 decode(U32 codes, int q) { return e4m3_quarter(codes, q); }
 };
 
 struct Nvfp4Rows {
@@ -80,10 +77,7 @@ struct Nvfp4Rows {
   }
 
   static constexpr int index(int q, int p) { return 8 * p + q; }
-  template <typename Word>
-  static WW_INLINE F32 decode(const Word& word, int q) {
-    return e2m1(word(q / 2) >> unsigned(q % 2 * 4));
-  }
+  static WW_INLINE F32 decode(U32 codes, int q) { return e2m1(codes >> unsigned(4 * q)); }
 };
 
 // f(Type<Rows>) for the rows of a format next to tokens of type T.
@@ -116,7 +110,7 @@ struct Dot<bf16_t> {
 };
 #endif
 
-// c[n * ldc + m] = row n · token(m), N x M of them; each has its own chain of additions, whatever N
+// c[m * ldc + n] = row n · token(m), N x M of them; each has its own chain of additions, whatever N
 // and M are.
 template <int N, int M, typename T, typename Token>
 inline void dots(const DenseRows<T>& weight, const Token& token, int64_t k, float* c, int64_t ldc) {
@@ -146,7 +140,7 @@ inline void dots(const DenseRows<T>& weight, const Token& token, int64_t k, floa
     for (int m = 0; m < M; ++m) {
       float total = sum(acc[n][m]);
       for (int64_t q = i; q < k; ++q) total += to_float(w[n][q]) * to_float(x[m][q]);
-      c[n * ldc + m] = total;
+      c[m * ldc + n] = total;
     }
   }
 }
@@ -172,7 +166,18 @@ constexpr int64_t arranged_size(int64_t k) {
 
 template <typename Rows, typename T>
 inline void arrange(const T* row, int64_t k, float* out) {
-  for (int64_t i = 0; i < k; i += kCodes<Rows>, out += kCodes<Rows>) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  if constexpr (Rows::kBits == 4)  // two vectors of codes are a square: one by one costs 5 times it
+    for (; i + 256 <= k; i += 256, out += 256)
+      transpose(
+          [&](int p) {
+            const T* from = row + i + 8 * p;
+            return F32(_mm512_mask_blend_ps(0xff00, __m512(load(from)), __m512(load(from + 120))));
+          },
+          out, kLanes);
+#endif
+  for (; i < k; i += kCodes<Rows>, out += kCodes<Rows>) {
     T codes[kCodes<Rows>] = {};
     memcpy(codes, row + i, size_t(k - i < kCodes<Rows> ? k - i : kCodes<Rows>) * sizeof(T));
     for (int q = 0; q < Rows::kVectors; ++q)
@@ -180,27 +185,26 @@ inline void arrange(const T* row, int64_t k, float* out) {
   }
 }
 
-// total += the products of one vector of codes with arranged tokens. word(b) gives the codes from
-// byte b on.
-template <int M, typename Word>
-WW_INLINE void add_products(const E4m3Rows&, const Word& word, const float* const* x, const float*,
+// total += the products of one vector of codes with arranged tokens.
+template <int M>
+WW_INLINE void add_products(const E4m3Rows&, U32 codes, const float* const* x, const float*,
                             F32 (*total)[E4m3Rows::kVectors]) {
 #pragma GCC unroll 4
   for (int q = 0; q < E4m3Rows::kVectors; ++q) {
-    const F32 values = E4m3Rows::decode(word, q);
+    const F32 values = E4m3Rows::decode(codes, q);
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) total[m][q] = mul_add(values, load(x[m] + q * kLanes), total[m][q]);
   }
 }
 
 // A block of 16 codes fills two lanes of their sum, so one product with its scale does for all.
-template <int M, typename Word>
-WW_INLINE void add_products(const Nvfp4Rows&, const Word& word, const float* const* x,
-                            const float* scales, F32 (*total)[Nvfp4Rows::kVectors]) {
+template <int M>
+WW_INLINE void add_products(const Nvfp4Rows&, U32 codes, const float* const* x, const float* scales,
+                            F32 (*total)[Nvfp4Rows::kVectors]) {
   F32 part[M];
 #pragma GCC unroll 8
   for (int q = 0; q < Nvfp4Rows::kVectors; ++q) {
-    const F32 values = Nvfp4Rows::decode(word, q);
+    const F32 values = Nvfp4Rows::decode(codes, q);
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
       const F32 token = load(x[m] + q * kLanes);
@@ -220,10 +224,10 @@ inline void decode_scales(const uint8_t* scales, int64_t n, float* out) {
     store(out + i, e4m3(load_first<Bytes>(scales + i, n - i < kLanes ? n - i : kLanes)));
 }
 
-// The same for coded rows, N = 1, and arranged tokens. Row after row is one stream through memory, which the
-// core fetches ahead; several rows at once would be streams too close to each other for that.
+// The same for coded rows, N = 1, and arranged tokens. Row after row is one stream through memory,
+// which the core fetches ahead; several rows at once would be streams too close for that.
 template <int N, int M, typename Rows, typename Token>
-inline void dots(const Rows& weight, const Token& token, int64_t k, float* c, int64_t) {
+inline void dots(const Rows& weight, const Token& token, int64_t k, float* c, int64_t ldc) {
   static_assert(N == 1);
   const float* x[M];
   F32 total[M][Rows::kVectors] = {};
@@ -234,8 +238,8 @@ inline void dots(const Rows& weight, const Token& token, int64_t k, float* c, in
     const int64_t size = k - begin < kRun ? k - begin : kRun;
     float scales[kRun / 16 + kLanes];
     if constexpr (Rows::kBits == 4) decode_scales(weight.scales + begin / 16, size / 16, scales);
-    const auto step = [&](int64_t i, const auto& word) {
-      add_products<M>(weight, word, x, scales + i / 16, total);
+    const auto step = [&](int64_t i, U32 codes) {
+      add_products<M>(weight, codes, x, scales + i / 16, total);
       w += WW_VECTOR_BYTES;
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) x[m] += kCodes<Rows>;
@@ -243,21 +247,18 @@ inline void dots(const Rows& weight, const Token& token, int64_t k, float* c, in
     int64_t i = 0;
     for (; i + kCodes<Rows> < size; i += kCodes<Rows>) {
       __builtin_prefetch(w + kAhead, 0, 3);
-      step(i, [&](int b) {  // a load at a byte saves a shift; what follows belongs to the row
-        U32 codes;
-        memcpy(&codes, w + b, sizeof codes);
-        return codes;
-      });
+      U32 codes;
+      memcpy(&codes, w, sizeof codes);
+      step(i, codes);
     }
-    const U32 last = load_first<U32>(w, (size - i) * Rows::kBits / 8);
-    step(i, [&](int b) { return last >> unsigned(8 * b); });
+    step(i, load_first<U32>(w, (size - i) * Rows::kBits / 8));
   }
   const bool is_nan = any(weight.nan(k));
 #pragma GCC unroll 4
   for (int m = 0; m < M; ++m) {
     F32 all = total[m][0];
     if constexpr (Rows::kBits == 8) all = (all + total[m][1]) + (total[m][2] + total[m][3]);
-    c[m] = is_nan ? __builtin_nanf("") : sum(all);
+    c[m * ldc] = is_nan ? __builtin_nanf("") : sum(all);
   }
 }
 

@@ -5,8 +5,8 @@
 //   out = fc2 · experts(fc1 · x) + shared_down · relu2(shared_up · x)
 //
 // experts() is moe_mlp in width l. Rounded to the dtype of x: the latent fc1·x, the routed result,
-// the shared activation. The last two products and their sum share one fp32 accumulator and one
-// rounding.
+// the shared activation. The last two products, with the scales of quantised weights, are added in
+// fp32 and rounded once.
 #pragma once
 
 #include "moe_mlp/moe_mlp.h"
@@ -14,20 +14,20 @@
 namespace ww {
 
 struct LatentMoeParams {
-  int64_t T, d, l, S;       // tokens, model width, latent width (d without fc1), shared width or 0
-  DType dtype;              // f32 or bf16, of everything but the router's output
-  const void* x;            // (T,d), d contiguous
+  int64_t T, d, l, S;    // tokens, model width, latent width (d without fc1), shared width or 0
+  DType dtype;           // f32 or bf16, of x, out and dense weights
+  const void* x;         // (T,d), d contiguous
   int64_t x_stride_t;
-  const void* fc1;          // (l,d) row-major; null with fc2: l == d
-  const void* fc2;          // (d,l) row-major
-  const void* shared_up;    // (S,d) row-major; null with shared_down: S == 0
-  const void* shared_down;  // (d,S) row-major
-  MoeMlpParams experts;     // x and out are set here: to latent (or x) and to routed
-  void* latent;             // workspace (T,l), unused without fc1
-  void* routed;             // workspace (T,l)
-  void* shared;             // workspace (T,S)
-  void* out;                // (T,d) row-major
-  void* workspace;          // CUDA: ww_latent_moe_workspace() bytes
+  Weights fc1;           // (l,d); absent, data being null, with fc2: l == d
+  Weights fc2;           // (d,l)
+  Weights shared_up;     // (S,d); absent with shared_down: S == 0
+  Weights shared_down;   // (d,S)
+  MoeMlpParams experts;  // x and out are set here: to latent (or x) and to routed
+  void* latent;          // workspace (T,l), unused without fc1
+  void* routed;          // workspace (T,l)
+  void* shared;          // workspace (T,S)
+  void* out;             // (T,d) row-major
+  void* workspace;       // CUDA: ww_latent_moe_workspace() bytes
 };
 
 void latent_moe_cpu(const LatentMoeParams& p);  // throws ww::Error on an index out of range

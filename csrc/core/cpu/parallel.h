@@ -27,17 +27,24 @@ static inline void parallel_for(int64_t n, int64_t grain, const F& f) {
       const_cast<F*>(&f));
 }
 
-// f(task) for tasks of unequal length: each thread takes the next one when it is free. `work` is
-// the multiply-adds of an average task: what is too little to pay for waking a thread stays on this
-// one.
+// f(task) for tasks of unequal length: each thread has a share of neighbouring tasks, so that what
+// one fetches ahead is the next one's, and helps the others when it is done. `work` is the
+// multiply-adds of an average task: what is too little to pay for waking a thread stays on this one.
 template <typename F>
 static inline void parallel_tasks(int64_t n, int64_t work, const F& f) {
   constexpr int64_t kWorkPerThread = 1 << 18;  // some 20 us of reading weights
-  int64_t next = 0, workers = 1 + n * work / kWorkPerThread;
+  constexpr int64_t kMostShares = 64;          // more threads begin with helping
+  int64_t workers = 1 + n * work / kWorkPerThread;
   if (workers > n) workers = n;
   if (workers > num_threads()) workers = num_threads();
-  parallel_for(workers, 1, [&](int64_t, int64_t) {
-    for (int64_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < n;) f(i);
+  struct alignas(64) Share { int64_t next, end; } shares[kMostShares];
+  const int64_t count = workers < kMostShares ? workers : kMostShares;
+  for (int64_t s = 0; s < count; ++s) shares[s] = {n * s / count, n * (s + 1) / count};
+  parallel_for(workers, 1, [&](int64_t worker, int64_t) {
+    for (int64_t s = 0; s < count; ++s) {
+      Share& share = shares[(worker + s) % count];
+      for (int64_t i; (i = __atomic_fetch_add(&share.next, 1, __ATOMIC_RELAXED)) < share.end;) f(i);
+    }
   });
 }
 

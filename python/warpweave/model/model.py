@@ -347,11 +347,9 @@ class MoE(nn.Module):
         up, down = (experts.matrix(name, x.dtype) for name in experts.matrices)
         fc1, fc2, shared = self.fc1_latent_proj, self.fc2_latent_proj, self.shared_experts
         linears = [fc1, fc2, *((None, None) if shared is None else shared.linears())]
-        dense = [m if m is None else m.matrix("weight", x.dtype) for m in linears]
         out: Tensor
-        # The one op has neither biases nor quantised matrices.
-        if not self.bias and all(m is None or isinstance(m, Tensor) for m in (up, down, *dense)):
-            w1, w2, s1, s2 = dense
+        if not self.bias and not self._quantises_activations(linears):  # the one op does neither
+            w1, w2, s1, s2 = (m and m.matrix("weight", x.dtype) for m in linears)
             out = self.ops.latent_moe(rows, weights, indices, w1, up, down, w2, s1, s2)
             return out.view_as(x)
         out = self.ops.experts(
@@ -362,6 +360,13 @@ class MoE(nn.Module):
         out = out.to(wide) if fc2 is None else fc2(out, wide)
         out = out if shared is None else out + shared(rows, wide)
         return out.to(x.dtype).view_as(x)
+
+    def _quantises_activations(self, linears: list[Linear | None]) -> bool:
+        if self.ops.activations == "bf16":
+            return False
+        inputs = [self.experts.inputs(name) for name in self.experts.matrices]
+        inputs += [m and m.inputs("weight") for m in linears]
+        return any(i is not None for i in inputs)
 
 
 class Block(nn.Module):

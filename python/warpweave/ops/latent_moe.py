@@ -4,7 +4,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..quantized import FP8Tensor, NVFP4Tensor
+from ._quantized import weight_parts
 from ._registry import refuse_grad
+
+Matrix = Tensor | NVFP4Tensor | FP8Tensor
 
 _op = torch.ops.warpweave.latent_moe.default
 
@@ -13,17 +17,18 @@ def latent_moe(
     x: Tensor,
     weights: Tensor,
     indices: Tensor,
-    fc1: Tensor | None,
-    up: Tensor,
-    down: Tensor,
-    fc2: Tensor | None,
-    shared_up: Tensor | None = None,
-    shared_down: Tensor | None = None,
+    fc1: Matrix | None,
+    up: Matrix,
+    down: Matrix,
+    fc2: Matrix | None,
+    shared_up: Matrix | None = None,
+    shared_down: Matrix | None = None,
 ) -> Tensor:
     """LatentMoE layer: fc2 experts(fc1 x) + shared_down relu2(shared_up x).
 
     Args:
-        x: (T, d) float32 or bfloat16; every weight has its dtype.
+        x: (T, d) float32 or bfloat16. Each matrix is a Tensor in its dtype, an NVFP4Tensor or an
+            FP8Tensor, whose fp32 scale multiplies the accumulated product.
         weights: (T, top_k) float32 and indices: (T, top_k) int32 or int64, from moe_route on the
             full-width x.
         fc1: (l, d) and fc2: (d, l), or both None: the experts then work at width d (plain MoE).
@@ -33,13 +38,16 @@ def latent_moe(
 
     Returns:
         (T, d) in x's dtype. The latent, the routed result and the shared activation are rounded to
-        that dtype; the last two products share one fp32 accumulator and one rounding.
+        that dtype; the last two products are added in fp32 and rounded once.
 
     Errors: ValueError naming the argument; NotImplementedError if an input requires grad.
     The layer of Nemotron 3 Super and Ultra.
     """
-    refuse_grad("latent_moe", x, weights, fc1, up, down, fc2, shared_up, shared_down)
-    out: Tensor = _op(x, weights, indices, fc1, up, down, fc2, shared_up, shared_down)
+    matrices = fc1, up, down, fc2, shared_up, shared_down
+    parts = [(None, None, None) if m is None else weight_parts(m) for m in matrices]
+    data, scales = [p[0] for p in parts], [s for p in parts for s in p[1:]]
+    refuse_grad("latent_moe", x, weights, *data)
+    out: Tensor = _op(x, weights, indices, *data, *scales)
     return out
 
 

@@ -20,9 +20,9 @@ def check_shape(name: str, t: Tensor | None, shape: tuple[int, ...], letters: st
         raise ValueError(f"{name} has shape {tuple(t.shape)}, supported is {letters} = {shape}")
 
 
-def check_dim(name: str, t: Tensor, dims: tuple[int, ...], letters: str) -> None:
+def check_dim(name: str, t: Any, dims: tuple[int, ...], letters: str) -> None:
     """Raise ValueError unless the number of dimensions of `t` is one of `dims`."""
-    if t.dim() not in dims:
+    if len(t.shape) not in dims:
         raise ValueError(f"{name} has shape {tuple(t.shape)}, supported is {letters}")
 
 
