@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import released
+from quant import fp8
 from released import F8, F32, modelopt, quantise, rules, write
 from test_quantized_checkpoint import (
     DENSE,
@@ -23,6 +24,7 @@ from test_quantized_checkpoint import (
 )
 from tiny import relative, tiny_config, tiny_model, tokens
 from warpweave import Model, reference
+from warpweave import testing as kit
 from warpweave.model.backend import load_backend
 from warpweave.model.cache import Cache
 from warpweave.model.model import Experts
@@ -224,6 +226,35 @@ def test_activations_by_token(tmp_path):
     assert torch.isfinite(logits(model)).all()
     with pytest.raises(ValueError, match="activations 'int8'"):
         load(tmp_path, activations="int8")
+
+
+@pytest.mark.parametrize("inputs", ["one", "each", "token", "only up"])
+def test_fp8_experts_quantise_their_rows(inputs):
+    """By one scale, one for each expert or one a row, before either product or one of them."""
+    g = kit.generator(inputs)
+    x, weights = torch.randn(6, 16, generator=g), torch.rand(6, 2, generator=g)
+    indices = torch.rand(6, 5, generator=g).argsort(-1)[:, :2].int()
+    matrices = [fp8((5, 24, 16), g), fp8((5, 16, 24), g)]
+    given = [torch.rand(5, generator=g) + 0.1 for _ in matrices]
+    given = [{"each": s, "token": "token"}.get(inputs, s[0]) for s in given]
+    if inputs == "only up":
+        matrices[1], given[1] = matrices[1].dequantize(), None
+
+    def product(v, i, e):
+        m, s = matrices[i], given[i]
+        if s is not None:
+            scale = v.abs().max() / 448 if inputs == "token" else s.expand(5)[e]
+            v = torch.from_numpy(fake_fp8(v.numpy(), scale.numpy()))
+        return (m[e] if isinstance(m, torch.Tensor) else m[e].dequantize()) @ v
+
+    want = torch.zeros(6, 16)
+    for t in range(6):
+        for k in range(2):
+            e = int(indices[t, k])
+            want[t] += weights[t, k] * product(product(x[t], 0, e).relu().square(), 1, e)
+    for backend in ("reference", "native") if find_spec("warpweave._native") else ("reference",):
+        experts = load_backend(backend, "checkpoint").experts
+        assert relative(experts(x, *matrices, weights, indices, *given), want) < 1e-4
 
 
 def test_embeddings_of_both_formats(tmp_path):
