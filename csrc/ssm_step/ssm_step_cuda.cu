@@ -41,6 +41,7 @@ struct Part {
 template <typename S, int V, int kElements, bool kStochastic>
 struct Row {
   float v[kElements];
+  bool is_finite;  // if known; only stochastic rounding asks
 
   __device__ void load(const S* s, Part part, bool exists) {
 #pragma unroll
@@ -62,7 +63,8 @@ struct Row {
         const uint64_t c = counter + n / kHalvesOfCounter;
         uint32_t words[4];
         philox<PhiloxLane>(uint32_t(c), uint32_t(c >> 32), seed, words);
-        store_packed<S, V>(at, narrow_stochastic<V>(v + k * V, words, n));
+        store_packed<S, V>(at, is_finite ? narrow_stochastic<V, true>(v + k * V, words, n)
+                                         : narrow_stochastic<V, false>(v + k * V, words, n));
       } else {
         store_packed<S, V>(at, narrow<S, V>(v + k * V));
       }
@@ -166,6 +168,7 @@ __global__ void __launch_bounds__(kThreads) ssm_step(const __grid_constant__ Tas
       }
       for (int away = lanes / 2; away > 0; away /= 2) sum += __shfl_xor_sync(~0u, sum, away);
       if (lane == r) y = sum;
+      rows[r].is_finite = fabsf(sum) < INFINITY;  // or else the sum is not
       if (p.intermediate && r < count)
         rows[r].store(static_cast<S*>(p.intermediate) + b * p.intermediate_stride[0] +
                           t * p.intermediate_stride[1] + h * p.intermediate_stride[2] +
