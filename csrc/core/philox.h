@@ -12,8 +12,8 @@
 //   |v| -> |v| + u * 2^-13 * step, truncated to a multiple of step, the distance of fp16 at |v|
 //
 // So it goes up with the probability of the way there, exactly where fp16 is normal, and cut to 13
-// bits below 2^-14. What is finite saturates at 65504. These are the bits of cvt.rs.satfinite.f16x2
-// on sm_100a for finite v.
+// bits below 2^-14. What is finite saturates at 65504. A word serves two elements as it does in
+// cvt.rs.satfinite.f16x2.f32 of sm_100a.
 #pragma once
 
 #include "core/numerics.h"
