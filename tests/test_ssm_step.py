@@ -120,7 +120,7 @@ def assert_same_halves(actual: Tensor, expected: Tensor) -> None:
 
 
 def check_stochastic(op: kit.Op) -> None:
-    cases = [make(*shape, BF16, F16, o) for shape in SHAPES[:4] for o in (False, True)]
+    cases = [make(*SHAPES[i], BF16, F16, o) for i in (0, 1, 3, 4) for o in (False, True)]
     for case in [*cases, hard_to_round()]:
         wide = {k: v.float() if k in MUTATED else v for k, v in case.items()}
         exact, rounded = run(op, wide, MUTATED), run(op, seeded(case), MUTATED)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random words, one implementation for CPU and CUDA: a lane has a counter to itself, an integer of a
-// CUDA thread or a vector of a CPU. `L` says which:
+// CUDA thread or one of a CPU's vector. `L` says which:
 //
-//   L::U                              uint32_t, or a vector of them
+//   L::U  uint32_t, or a vector of them, or of wider integers of which the lower 32 bits count
 //   L::multiply(U a, uint32_t b, U& high, U& low)  the halves of a * b
 //
 // Rounding v to fp16 stochastically takes the 13 bits that fp16 has not:
