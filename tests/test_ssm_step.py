@@ -95,14 +95,14 @@ def seeded(case: Case, seed: int = 5) -> Case:
     return case | {"rounding": "stochastic", "generator": generator}
 
 
-def hard_to_round() -> Case:
+def hard_to_round(*special: float) -> Case:
     """A step to a state that is B: zeros, fp16's subnormals and what lies between them, around its
-    smallest normal and its largest value, and what it has no value for."""
+    smallest normal and its largest value, what it has no value for, and what is given."""
     exact = torch.arange(1, 9) * 2.0**-24
     points = torch.cat([exact, exact / 3, torch.tensor([2.0**-14, 1.0, 1.5 - 2.0**-12, 65504.0])])
     near = (points.view(torch.int32)[:, None] + torch.arange(-4, 5, dtype=torch.int32)).view(F32)
     sizes = [0.0, 1e-45, 1e-39, 2.0**-38, 2.0**-37, 2.0**-25, 3e-6, 65519.0, 65520.0, 1e9,
-             3.4028e38, torch.finfo(F32).max, inf, float("nan")]  # fmt: skip
+             3.4028e38, torch.finfo(F32).max, *special]  # fmt: skip
     values = torch.cat([near.flatten(), torch.tensor(sizes)])
     B = torch.cat([values, -values])[None, None]
     P, N = 40, B.shape[-1]
@@ -121,7 +121,8 @@ def assert_same_halves(actual: Tensor, expected: Tensor) -> None:
 
 def check_stochastic(op: kit.Op) -> None:
     cases = [make(*SHAPES[i], BF16, F16, o) for i in (0, 1, 3, 4) for o in (False, True)]
-    for case in [*cases, hard_to_round()]:
+    nan = float("nan")  # twice, so that N % 8 == 0
+    for case in [*cases, hard_to_round(), hard_to_round(inf, nan, inf, nan)]:
         wide = {k: v.float() if k in MUTATED else v for k, v in case.items()}
         exact, rounded = run(op, wide, MUTATED), run(op, seeded(case), MUTATED)
         assert_same_runs([exact[:1], rounded[:1]])
