@@ -372,6 +372,8 @@ def test_states_of_prompts_are_rounded_like_those_of_steps(backend):
     rows = torch.arange(ssm.shape[:-1].numel()).view(ssm.shape[:-1])
     seed = draw_seed(torch.Generator().manual_seed(4))
     assert torch.equal(state.ssm, stochastic_half(ssm, rows, seed))
+    none = Cache(config, 0, ssm_dtype="float16", ssm_rounding="stochastic").layers[0]
+    none.keep(ssm[:0], load_backend(backend))
 
 
 def test_hold_checks_the_shape():

@@ -2,7 +2,6 @@
 // core/philox.h on a CPU's vectors: a counter in each lane.
 #pragma once
 
-#include <type_traits>
 #include <utility>
 
 #include "core/cpu/simd.h"
@@ -35,8 +34,8 @@ struct PhiloxLanes {
   }
 };
 
-// Half as many counters, in the lower halves of 64-bit lanes; what is above is left over. Six
-// instructions a round, where 32-bit lanes take twelve for twice as many to put products together.
+// Half as many counters, in the lower halves of 64-bit lanes; what is above is left over. Products
+// stay where they are, so a round is six instructions.
 struct PhiloxWideLanes {
   using U = U64;
   static WW_INLINE void multiply(U a, uint32_t b, U& high, U& low) {
@@ -51,7 +50,7 @@ WW_INLINE U64 zip(U64 a, U64 b, std::integer_sequence<int, i...>) {
 }
 
 // The halves of the counters [first, first + count), one after the other; room for a multiple of
-// kLanes counters.
+// kLanes / 2 counters.
 inline void random_halves(uint64_t first, int64_t count, uint64_t seed, uint16_t* halves) {
   constexpr int kWide = kLanes / 2;
   constexpr auto kEach = std::make_integer_sequence<int, kWide>();

@@ -63,8 +63,9 @@ class MambaState:
             return
         rows = ssm.flatten(1, 2)
         one = rows.new_ones(*rows.shape[:2], 1)
-        state = self.ssm.zero_().view(*rows.shape[:2], 1, -1)
-        ops.ssm_step(state, one, one[..., 0], 0 * one[0, :, 0], rows, rows, **self.rounding)
+        state = self.ssm.zero_().view(*rows.shape[:2], 1, rows.shape[2])
+        A = rows.new_zeros(rows.shape[1])
+        ops.ssm_step(state, one, one[..., 0], A, rows, rows, **self.rounding)
 
     def nbytes(self) -> int:
         return self.conv.nbytes + self.ssm.nbytes
