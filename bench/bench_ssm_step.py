@@ -18,7 +18,10 @@ MODELS = (
 )
 
 
-def case(model: str, B: int, T: int, sizes: tuple[int, ...], state: torch.dtype) -> Case:
+def case(
+    model: str, B: int, T: int, sizes: tuple[int, ...], state: torch.dtype,
+    rounding: str = "nearest",
+) -> Case:  # fmt: skip
     H, P, G, N = sizes
     time = () if T == 1 else (T,)
 
@@ -31,12 +34,13 @@ def case(model: str, B: int, T: int, sizes: tuple[int, ...], state: torch.dtype)
 
     def call(op: Any) -> Any:
         return lambda h, x, dt, A, b, c, D, bias: op(
-            h, x, dt, A, b, c, D=D, dt_bias=bias, dt_softplus=True
+            h, x, dt, A, b, c, D=D, dt_bias=bias, dt_softplus=True, rounding=rounding
         )
 
     operands = make()
     moved = nbytes(*operands) + nbytes(operands[0], operands[1])  # the state both ways, and out
     shape = f"{model} ({B}, {T}, {H}, {P}, {G}, {N})"
+    shape += " stochastic" * (rounding == "stochastic")
     return Case(shape, state, make, call(ops.ssm_step), "eager torch", call(reference.ssm_step),
                 bytes=moved)  # fmt: skip
 
@@ -47,3 +51,5 @@ def cases() -> Iterator[Case]:
             for state in (torch.float32, torch.bfloat16):
                 yield case(model, B, 1, tuple(sizes), state)
         yield case(model, 1, 4, tuple(sizes), torch.float32)
+        for rounding in ("nearest", "stochastic"):
+            yield case(model, 8, 1, tuple(sizes), torch.float16, rounding)

@@ -98,16 +98,21 @@ def conv_update(name: str, batch: int, C: int, parts: float) -> Slice:
     )  # fmt: skip
 
 
-def step(name: str, batch: int, H: int, parts: int, state: torch.dtype) -> Slice:
+def step(
+    name: str, batch: int, H: int, parts: int, state: torch.dtype, rounding: str = "nearest"
+) -> Slice:
     def make() -> Callable[[], Any]:
         h = draw(batch, H, P, N, dtype=state)
         x, dt, B, C = draw(batch, H, P), draw(batch, H), draw(batch, 1, N), draw(batch, 1, N)
         A, D, bias = -torch.rand(H) * 16, torch.randn(H), torch.randn(H)
-        return lambda: ops.ssm_step(h, x, dt, A, B, C, D=D, dt_bias=bias, dt_softplus=True)
+        return lambda: ops.ssm_step(
+            h, x, dt, A, B, C, D=D, dt_bias=bias, dt_softplus=True, rounding=rounding
+        )
 
     elements = batch * H * P * N
     moved = 2 * elements * state.itemsize + batch * (2 * H * P + H + 2 * N) * 2
     shape = f"{name} {str(state).removeprefix('torch.')} state"
+    shape += ", stochastic" * (rounding == "stochastic")
     return Slice("ssm_step", shape, parts, make, moved, elements / 32, "32 elements")
 
 
@@ -169,6 +174,8 @@ def peers() -> Iterator[Slice]:
             yield conv("slice", T, 4096, 1, channel_last)
     for state in (torch.float32, BF16):
         yield step("slice batch 1", 1, 64, 1, state)
+    for rounding in ("nearest", "stochastic"):
+        yield step("slice batch 1", 1, 64, 1, torch.float16, rounding)
 
 
 def layers() -> Iterator[Slice]:

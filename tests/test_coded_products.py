@@ -61,7 +61,7 @@ def make(
     M: int, N: int, K: int, E: int, rows: str = "bfloat16", weights: str = "nvfp4",
     scales: str = "row", activation: str | None = "relu2", out: torch.dtype = BF16,
 ) -> Case:  # fmt: skip
-    """A case of nvfp4_grouped_matmul, or of moe_mlp's and fp8_matmul's product for E4M3."""
+    """A case of `product`."""
     g = kit.generator(f"{M}{N}{K}{E}{rows}{weights}{scales}")
     quantise = nvfp4 if weights == "nvfp4" else fp8
     a: Any = kit.with_outliers(kit.normal((M, K), g), g, 8.0)
@@ -75,20 +75,24 @@ def make(
     }
 
 
-def product(a: Any, b: Any, offsets: Tensor, activation: Any, out_dtype: torch.dtype) -> Tensor:
-    """By the op that has it; E4M3 weights: the first matrix, for all rows, without activation."""
+def by_format(module: Any, a: Any, b: Any, *args: Any, **options: Any) -> Tensor:
+    """The grouped product of the weights' format."""
+    out: Tensor
     if isinstance(b, NVFP4Tensor):
-        return ops.nvfp4_grouped_matmul(a, b, offsets, activation=activation, out_dtype=out_dtype)
-    parts = (a.data, b[0].data, a.scale) if isinstance(a, FP8Tensor) else (a, b[0].data, None)
-    return ops.fp8_matmul(*parts, b[0].scale, out_dtype=out_dtype)
+        out = module.nvfp4_grouped_matmul(a, b, *args, **options)
+    else:
+        parts = (a.data, b.data, a.scale) if isinstance(a, FP8Tensor) else (a, b.data, None)
+        out = module.fp8_grouped_matmul(*parts, b.scale, *args, **options)
+    return out
+
+
+def product(a: Any, b: Any, offsets: Tensor, activation: Any, out_dtype: torch.dtype) -> Tensor:
+    return by_format(ops, a, b, offsets, activation=activation, out_dtype=out_dtype)
 
 
 def expected(a: Any, b: Any, offsets: Tensor, activation: Any, out_dtype: torch.dtype) -> Tensor:
     a = a.double() if isinstance(a, Tensor) and out_dtype == F64 else a
-    if isinstance(b, NVFP4Tensor):
-        return ref.nvfp4_grouped_matmul(a, b, offsets, activation=activation, out_dtype=out_dtype)
-    parts = (a.data, b[0].data, a.scale) if isinstance(a, FP8Tensor) else (a, b[0].data, None)
-    return ref.fp8_matmul(*parts, b[0].scale, out_dtype=out_dtype)
+    return by_format(ref, a, b, offsets, activation=activation, out_dtype=out_dtype)
 
 
 def check_one(op: kit.Op, case: Case) -> None:
@@ -105,7 +109,7 @@ def check_one(op: kit.Op, case: Case) -> None:
 def check(op: kit.Op, kind: tuple[str, str] = ("bfloat16", "nvfp4")) -> None:
     rows, weights = kind
     for i, shape in enumerate(SHAPES):
-        shape = shape if weights == "nvfp4" else (*shape[:2], shape[2] + i % 3, 1)
+        shape = shape if weights == "nvfp4" else (*shape[:2], shape[2] + i % 3, shape[3])
         scales, activation = ("tensor", "matrix", "row")[i % 3], (None, "relu2")[i % 2]
         out = (BF16, F32)[i // 2 % 2]
         check_one(op, make(*shape, rows, weights, scales, activation, out))

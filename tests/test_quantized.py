@@ -89,6 +89,11 @@ def test_swizzle(shape: tuple[int, ...]) -> None:
     expected = torch.zeros(*batch, -(-rows // 128) * 128 * padded, dtype=torch.uint8)
     expected[..., offset.flatten()] = q.block_scales.view(torch.uint8).flatten(-2)
     kit.assert_same_bits(q.swizzled_scales(), expected.view(E4M3))
+    padding = torch.full_like(expected, 0x7F)
+    padding[..., offset.flatten()] = expected[..., offset.flatten()]
+    for layout in (padding, padding.view(*batch, -(-rows // 128) * 128, padded)):
+        back = NVFP4Tensor.from_swizzled(q.codes, layout.view(E4M3), q.global_scale)
+        kit.assert_same_bits(back.block_scales, q.block_scales)
 
 
 @pytest.mark.parametrize("scale", SCALES, ids=str)
@@ -110,6 +115,7 @@ def test_to_a_device() -> None:
 
 def test_refusals() -> None:
     codes, scales, one = nvfp4(4, 32).codes, nvfp4(4, 32).block_scales, torch.tensor(1.0)
+    swizzled = NVFP4Tensor.from_swizzled
     refused: list[tuple[Any, str]] = [
         (lambda: NVFP4Tensor(codes.int(), scales, one), "codes is torch.int32, supported: torch.u"),
         (lambda: NVFP4Tensor([1], scales, one), "codes is list"),
@@ -118,6 +124,8 @@ def test_refusals() -> None:
         (lambda: NVFP4Tensor(codes, scales.float(), one), "block_scales is torch.float32, supp"),
         (lambda: NVFP4Tensor(codes, scales[:3], one), r"block_scales has shape \(3, 2\), not"),
         (lambda: NVFP4Tensor(codes, scales[:, :1], one), r"block_scales has shape \(4, 1\), not"),
+        (lambda: swizzled(codes, scales, one), r"shape \(4, 2\), not torch.float8_e4m3fn of"),
+        (lambda: swizzled(codes, torch.zeros(512), one), "scales is torch.float32 of shape"),
         (lambda: NVFP4Tensor(codes, scales, one.double()), "global_scale is torch.float64, not"),
         (lambda: NVFP4Tensor(codes, scales, 1.0), "global_scale is float, not float32"),
         (lambda: NVFP4Tensor(codes, scales, torch.ones(3)), r"global_scale has shape \(3,\), supp"),
@@ -152,10 +160,16 @@ def test_planted_faults(monkeypatch: pytest.MonkeyPatch) -> None:
         padded = torch.nn.functional.pad(q.block_scales.view(torch.uint8), padding)
         return padded.flatten(-2).view(E4M3)
 
+    def as_stored(codes: Tensor, scales: Tensor, global_scale: Tensor) -> NVFP4Tensor:
+        rows, columns = codes.shape[-2], codes.shape[-1] // 8
+        padded = scales.view(torch.uint8).view(*codes.shape[:-2], -1, -(-columns // 4) * 4)
+        return NVFP4Tensor(codes, padded[..., :rows, :columns].view(E4M3), global_scale)
+
     for name, wrong, check in (
         ("dequantize", swapped, lambda: test_dequantize(())),
         ("dequantize", next_scale, lambda: test_dequantize((3,))),
         ("swizzled_scales", linear, lambda: test_swizzle((129, 80))),
+        ("from_swizzled", as_stored, lambda: test_swizzle((129, 80))),
     ):
         check()
         with monkeypatch.context() as patch:

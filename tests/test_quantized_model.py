@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import released
+from quant import fp8
 from released import F8, F32, modelopt, quantise, rules, write
 from test_quantized_checkpoint import (
     DENSE,
@@ -23,9 +24,11 @@ from test_quantized_checkpoint import (
 )
 from tiny import relative, tiny_config, tiny_model, tokens
 from warpweave import Model, reference
-from warpweave.model.cache import stochastic_half
+from warpweave import testing as kit
+from warpweave.model.backend import load_backend
+from warpweave.model.cache import Cache
 from warpweave.model.model import Experts
-from warpweave.reference.nvfp4_quantize import draw_seed, philox
+from warpweave.reference._random import draw_seed, stochastic_half
 from warpweave.testing import assert_all_caught
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -225,6 +228,35 @@ def test_activations_by_token(tmp_path):
         load(tmp_path, activations="int8")
 
 
+@pytest.mark.parametrize("inputs", ["one", "each", "token", "only up"])
+def test_fp8_experts_quantise_their_rows(inputs):
+    """By one scale, one for each expert or one a row, before either product or one of them."""
+    g = kit.generator(inputs)
+    x, weights = torch.randn(6, 16, generator=g), torch.rand(6, 2, generator=g)
+    indices = torch.rand(6, 5, generator=g).argsort(-1)[:, :2].int()
+    matrices = [fp8((5, 24, 16), g), fp8((5, 16, 24), g)]
+    given = [torch.rand(5, generator=g) + 0.1 for _ in matrices]
+    given = [{"each": s, "token": "token"}.get(inputs, s[0]) for s in given]
+    if inputs == "only up":
+        matrices[1], given[1] = matrices[1].dequantize(), None
+
+    def product(v, i, e):
+        m, s = matrices[i], given[i]
+        if s is not None:
+            scale = v.abs().max() / 448 if inputs == "token" else s.expand(5)[e]
+            v = torch.from_numpy(fake_fp8(v.numpy(), scale.numpy()))
+        return (m[e] if isinstance(m, torch.Tensor) else m[e].dequantize()) @ v
+
+    want = torch.zeros(6, 16)
+    for t in range(6):
+        for k in range(2):
+            e = int(indices[t, k])
+            want[t] += weights[t, k] * product(product(x[t], 0, e).relu().square(), 1, e)
+    for backend in ("reference", "native") if find_spec("warpweave._native") else ("reference",):
+        experts = load_backend(backend, "checkpoint").experts
+        assert relative(experts(x, *matrices, weights, indices, *given), want) < 1e-4
+
+
 def test_embeddings_of_both_formats(tmp_path):
     for algorithm in ("W4A16_NVFP4", "FP8", "FP8_PER_CHANNEL_PER_TOKEN"):
         dense, tensors = dense_and_tensors(DENSE)
@@ -327,33 +359,21 @@ def test_fp16_states_round_as_asked():
             Model(config, backend="reference", **bad)
 
 
-def test_stochastic_rounding_to_fp16_is_unbiased():
-    generator = torch.Generator().manual_seed(5)
-    edges = torch.tensor(
-        [0.0, -0.0, 1.0, -65504.0, 7e4, -1e9, float("inf"), float("nan"), 2.0**-24]
-    )
-    got = stochastic_half(edges, generator)
-    want = torch.tensor(
-        [0.0, -0.0, 1.0, -65504.0, 65504.0, -65504.0, 65504.0, float("nan"), 2.0**-24]
-    )
-    assert torch.equal(got.float().nan_to_num(9), want.nan_to_num(9))
-    assert torch.equal(got.signbit()[:7], want.signbit()[:7])
-    for value in (1 + 2**-12, -(1 + 3 * 2**-12), 2.0**-25, 3e-6, 1000.3):
-        x = torch.full((40_000,), value)
-        y = stochastic_half(x, generator).double()
-        low, high = y.min(), y.max()
-        assert low <= value <= high
-        p = (value - low) / (high - low)
-        sigma = (p * (1 - p) / x.numel()).sqrt() * (high - low)
-        assert abs(y.mean() - x[0].double()) < 4 * sigma
-    # Element i takes word i % 4 of Philox at the counter i / 4, the key drawn from the generator.
-    key = draw_seed(torch.Generator().manual_seed(7))
-    counter = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-    zero = torch.zeros_like(counter)
-    words = torch.stack(philox((counter, zero, zero, zero), key), -1)[range(8), [0, 1, 2, 3] * 2]
-    x = 1 + torch.arange(8) / 8 * 2.0**-10
-    want = 1 + ((words >> 8) * 2.0**-24 < torch.arange(8) / 8) * 2.0**-10
-    assert torch.equal(stochastic_half(x, torch.Generator().manual_seed(7)).float(), want.float())
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_states_of_prompts_are_rounded_like_those_of_steps(backend):
+    if backend == "native":
+        pytest.importorskip("warpweave._native")
+    config = tiny_config("M")
+    cache = Cache(config, 3, ssm_dtype="float16", ssm_rounding="stochastic", seed=4)
+    state = cache.layers[0]
+    state.ssm.fill_(float("inf"))
+    ssm = torch.randn(state.ssm.shape) * 1e-3
+    state.keep(ssm, load_backend(backend))
+    rows = torch.arange(ssm.shape[:-1].numel()).view(ssm.shape[:-1])
+    seed = draw_seed(torch.Generator().manual_seed(4))
+    assert torch.equal(state.ssm, stochastic_half(ssm, rows, seed))
+    none = Cache(config, 0, ssm_dtype="float16", ssm_rounding="stochastic").layers[0]
+    none.keep(ssm[:0], load_backend(backend))
 
 
 def test_hold_checks_the_shape():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from math import inf
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -21,9 +22,11 @@ from native import (
 from warpweave import ops
 from warpweave import reference as ref
 from warpweave import testing as kit
+from warpweave.reference import _random
+from warpweave.reference._random import draw_seed, stochastic_half
 
 OP = "ssm_step"
-BF16, F32 = torch.bfloat16, torch.float32
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 MUTATED = ("state", "intermediate_states")
 # B, T (None: no time axis), H, P, G, N: tails in P and N, rows around the block of 32
 SHAPES: list[tuple[Any, ...]] = [
@@ -79,6 +82,147 @@ def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
     case["dt"][0, 0] = case["state"][1, 1, 2, 3] = float("nan")
     case["x"][1, 2, 5] = inf
     check_case(op, ref.ssm_step, case, MUTATED)
+    if dtype == F16:
+        check_stochastic(op)
+
+
+# --- Stochastic rounding: of the fp32 state that the op itself computes, bit by bit ---
+
+
+def seeded(case: Case, seed: int = 5) -> Case:
+    """A generator for each call, since drawing from it changes it."""
+    generator = torch.Generator().manual_seed(seed)
+    return case | {"rounding": "stochastic", "generator": generator}
+
+
+def hard_to_round(*special: float) -> Case:
+    """A step to a state that is B: zeros, fp16's subnormals and what lies between them, around its
+    smallest normal and its largest value, what it has no value for, and what is given."""
+    exact = torch.arange(1, 9) * 2.0**-24
+    points = torch.cat([exact, exact / 3, torch.tensor([2.0**-14, 1.0, 1.5 - 2.0**-12, 65504.0])])
+    near = (points.view(torch.int32)[:, None] + torch.arange(-4, 5, dtype=torch.int32)).view(F32)
+    sizes = [0.0, 1e-45, 1e-39, 2.0**-38, 2.0**-37, 2.0**-25, 3e-6, 65519.0, 65520.0, 1e9,
+             3.4028e38, torch.finfo(F32).max, *special]  # fmt: skip
+    values = torch.cat([near.flatten(), torch.tensor(sizes)])
+    B = torch.cat([values, -values])[None, None]
+    P, N = 40, B.shape[-1]
+    return {
+        "state": torch.zeros(1, 1, P, N, dtype=F16), "x": torch.ones(1, 1, P),
+        "dt": torch.ones(1, 1), "A": torch.zeros(1), "B": B, "C": torch.zeros(1, 1, N),
+    }  # fmt: skip
+
+
+def assert_same_halves(actual: Tensor, expected: Tensor) -> None:
+    """The same bits, but NaN in any of its codes."""
+    nan = expected.isnan()
+    kit.assert_same_bits(actual.isnan(), nan)
+    kit.assert_same_bits(actual.masked_fill(nan, 0), expected.masked_fill(nan, 0))
+
+
+def check_stochastic(op: kit.Op) -> None:
+    cases = [make(*SHAPES[i], BF16, F16, o) for i in (0, 1, 3, 4) for o in (False, True)]
+    nan = float("nan")  # twice, so that N % 8 == 0
+    for case in [*cases, hard_to_round(), hard_to_round(inf, nan, inf, nan)]:
+        wide = {k: v.float() if k in MUTATED else v for k, v in case.items()}
+        exact, rounded = run(op, wide, MUTATED), run(op, seeded(case), MUTATED)
+        assert_same_runs([exact[:1], rounded[:1]])
+        B, *time, H, P = case["x"].shape
+        row = torch.arange(B * (T := time[0] if time else 1) * H * P).view(B, T, H, P)
+        seed = draw_seed(seeded({})["generator"])
+        for b, slot in enumerate(case.get("state_indices", torch.arange(B)).tolist()):
+            if slot < 0:
+                continue
+            assert_same_halves(rounded[1][slot], stochastic_half(exact[1][slot], row[b, -1], seed))
+            for stored, of_exact in zip(rounded[2:], exact[2:], strict=True):
+                assert_same_halves(stored[b], stochastic_half(of_exact[b], row[b], seed))
+
+
+def with_words(change: Any) -> kit.Fault:
+    """The fault that computes with other random words."""
+
+    def fault(op: kit.Op) -> kit.Op:
+        def wrong(**k: Any) -> Any:
+            with mock.patch.object(_random, "words_of", lambda c, key: change(c, key)):
+                return op(**k)
+
+        return wrong
+
+    return fault
+
+
+def rows_exchanged(op: kit.Op) -> kit.Op:
+    def wrong(**k: Any) -> Any:
+        slots = k.get("state_indices")
+        slots = torch.arange(len(k["x"]), dtype=torch.int32) if slots is None else slots
+        turned = {n: t.flip(0) for n, t in k.items() if n in ("x", "dt", "B", "C", "z")}
+        stored = k.get("intermediate_states")
+        if stored is not None:
+            turned["intermediate_states"] = stored.flip(0)
+        out = op(**(k | turned | {"state_indices": slots.flip(0)}))
+        if stored is not None:
+            stored.copy_(turned["intermediate_states"].flip(0))
+        return out.flip(0)
+
+    return wrong
+
+
+words_of = _random.words_of
+STOCHASTIC_FAULTS: dict[str, kit.Fault] = {
+    "to nearest": kit.on_argument("rounding", lambda _: "nearest"),
+    "another seed": kit.on_argument("generator", lambda _: torch.Generator().manual_seed(6)),
+    "random bits of another row of the batch": rows_exchanged,
+    "truncated": with_words(lambda c, key: 0 * words_of(c, key)),
+    "rounded away from zero": with_words(lambda c, key: 0 * words_of(c, key) + 0x1FFF1FFF),
+    "upper bits of the halves": with_words(lambda c, key: words_of(c, key) >> 3),
+    "one random bit less": with_words(lambda c, key: words_of(c, key) & 0x1FFE1FFE),
+    "halves exchanged": with_words(lambda c, key: words_of(c, key) >> 16 | words_of(c, key) << 16),
+    "words exchanged": with_words(lambda c, key: words_of(c, key).flip(-1)),
+    "one counter for all": with_words(lambda c, key: words_of(0 * c, key)),
+    "the next counter": with_words(lambda c, key: words_of(c + 1, key)),
+}  # fmt: skip
+
+
+def test_planted_faults_of_stochastic_rounding() -> None:
+    kit.assert_all_caught(ref.ssm_step, STOCHASTIC_FAULTS, check_stochastic)
+
+
+def test_stochastic_rounding_is_unbiased() -> None:
+    """The definition that every target is compared with: on one value, and over many steps."""
+    for value in (1 + 2**-12, -(1 + 3 * 2**-12), 2.0**-25, 3e-6, -1000.3):
+        x = torch.full((1000, 40), value)
+        y = stochastic_half(x, torch.arange(1000), 11).double()
+        low, high = y.min(), y.max()
+        assert low <= value <= high
+        assert abs(y.mean() - x[0, 0].double()) < 4 * y.std() / x.numel() ** 0.5
+        assert (
+            high - low
+            == torch.tensor(value)
+            .half()
+            .double()
+            .abs()
+            .log2()
+            .floor()
+            .clamp(min=-14)
+            .sub(10)
+            .exp2()
+        )
+    edges = torch.tensor([[0.0, -0.0, -65504.0, 65519.0, 1e9, inf, -inf, 2.0**-24]])
+    kit.assert_same_bits(
+        stochastic_half(edges, torch.zeros(1, dtype=torch.int64), 3),
+        torch.tensor([[0.0, -0.0, -65504.0, 65504.0, 65504.0, inf, -inf, 2.0**-24]]).half(),
+    )
+    case: Case = {
+        "state": torch.ones(1, 1, 64, 64, dtype=F16), "x": torch.ones(1, 1, 64),
+        "dt": torch.full((1, 1), 2.0**-14), "A": torch.zeros(1),
+        "B": torch.ones(1, 1, 64), "C": torch.ones(1, 1, 64),
+    }  # fmt: skip
+    steps, generator = 800, torch.Generator().manual_seed(2)
+    for _ in range(steps):  # to nearest the state would stay 1
+        ops.ssm_step(**case, rounding="stochastic", generator=generator)
+    state, p = case["state"].double(), 2.0**-4  # of a step up, of 2^-10
+    sigma = (steps * p * (1 - p)) ** 0.5 * 2.0**-10
+    assert abs(state.mean() - 1 - steps * 2.0**-14) < 4 * sigma / state.numel() ** 0.5
+    assert 0.9 < state.std() / sigma < 1.1
 
 
 def without(name: str) -> kit.Fault:
@@ -156,12 +300,13 @@ def test_many_tokens_are_many_steps(target: str) -> None:
 
 
 def test_strides(target: str) -> None:
-    for dtype in (F32, BF16):
+    for dtype in (F32, BF16, F16):
         case = make(2, 3, 4, 40, 2, 19, BF16, dtype)
-        expected = run(ops.ssm_step, case, MUTATED)
+        rounding = seeded if dtype == F16 else dict
+        expected = run(ops.ssm_step, rounding(case), MUTATED)
         for layout in (kit.strided, lambda t: kit.permuted(t, *reversed(range(t.dim())))):
             moved = {k: layout(v) if isinstance(v, Tensor) else v for k, v in case.items()}
-            assert_same_runs([expected, run(ops.ssm_step, moved, MUTATED)])
+            assert_same_runs([expected, run(ops.ssm_step, rounding(moved), MUTATED)])
             around = moved["state"].untyped_storage().nbytes() > case["state"].nbytes
             ops.ssm_step(**moved)
             whole = torch.empty(0, dtype=dtype).set_(moved["state"].untyped_storage())
@@ -174,6 +319,8 @@ def test_strides(target: str) -> None:
 
 def test_threads(target: str, threads: None) -> None:
     check_repeatable(ops.ssm_step, make(3, 2, 8, 64, 2, 128), MUTATED)
+    case = make(3, 2, 8, 64, 2, 128, state_dtype=F16)
+    check_repeatable(lambda **k: ops.ssm_step(**seeded(k)), case, MUTATED)
 
 
 def test_offsets_past_32_bits(target: str) -> None:
@@ -208,6 +355,8 @@ def test_refusals() -> None:
         ({"D": torch.ones(5)}, r"'D' has shape \(5\), expected \(H,\) or \(H, P\)"),
         ({"dt_limit": (2.0, 1.0)}, r"'dt_limit' is \(2, 1\)"),
         ({"intermediate_states": case["intermediate_states"].half()}, r"'intermediate_states' is"),
+        ({"rounding": "up"}, r"'rounding' is 'up'; supported: 'nearest', 'stochastic'"),
+        ({"rounding": "stochastic"}, r"'state' is float32; supported: float16"),
     ):
         check_refused(ops.ssm_step, case | change, MUTATED, "ssm_step: .*(" + message + ")")
     grad = case | {"A": torch.zeros(4, requires_grad=True)}
@@ -220,9 +369,9 @@ def test_torch_contracts() -> None:
     args = [case[name] for name in order]
     native = torch.ops.warpweave.ssm_step
     rest = (case["state_indices"], case["intermediate_states"])
-    torch.library.opcheck(native, (*args, True, 0.0, inf, *rest))
-    args[0] = args[0][:2]
-    torch.library.opcheck(native, (*args, False, 0.0, inf, None, None))
+    torch.library.opcheck(native, (*args, True, 0.0, inf, *rest, None))
+    args[0] = args[0][:2].half()
+    torch.library.opcheck(native, (*args, False, 0.0, inf, None, None, torch.tensor(7)))
     check_compiled(ops.ssm_step, [make(n, 3, 4, 8, 2, 16) for n in (2, 4, 7)], MUTATED)
 
 

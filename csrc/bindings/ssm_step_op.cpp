@@ -33,7 +33,8 @@ const void* token_operand(const char* name, const Tensor& t, const Tensor& x,
 Tensor ssm_step(const Tensor& state, const Tensor& x, const Tensor& dt, const Tensor& A,
                 const Tensor& B, const Tensor& C, const OptTensor& D, const OptTensor& z,
                 const OptTensor& dt_bias, bool dt_softplus, double dt_min, double dt_max,
-                const OptTensor& state_indices, const OptTensor& intermediate_states) {
+                const OptTensor& state_indices, const OptTensor& intermediate_states,
+                const OptTensor& seed) {
   WW_CHECK(x.dim() == 3 || x.dim() == 4, op, ": 'x' has shape ", shape_string(x),
            ", expected (B, H, P) or (B, T, H, P)");
   const bool time = x.dim() == 4;
@@ -90,6 +91,10 @@ Tensor ssm_step(const Tensor& state, const Tensor& x, const Tensor& dt, const Te
     p.intermediate = mutable_data(*intermediate_states);
     copy_strides(*intermediate_states, p.intermediate_stride);
   }
+  if (seed) {  // on the CPU, whatever the device of x
+    p.stochastic = true;
+    p.seed = uint64_t(*static_cast<const int64_t*>(seed->const_data_ptr()));
+  }
   p.state = mutable_data(state);
   ssm_step_check(p);
 
@@ -102,7 +107,7 @@ Tensor ssm_step(const Tensor& state, const Tensor& x, const Tensor& dt, const Te
 WW_TORCH_OP(ssm_step,
             "(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
             "Tensor? z, Tensor? dt_bias, bool dt_softplus, float dt_min, float dt_max, Tensor? "
-            "state_indices, Tensor(b!)? intermediate_states) -> Tensor");
+            "state_indices, Tensor(b!)? intermediate_states, Tensor? seed) -> Tensor");
 
 }  // namespace
 }  // namespace ww

@@ -4,7 +4,7 @@
 //
 //   L::F, L::I, L::U                          float, int32_t and uint32_t, or vectors of them
 //   L::to_float(U), below 2^24                -> F
-//   L::multiply(U a, uint32_t b, U&, U&)      the upper and the lower half of a * b
+//   L::multiply()                             as for philox()
 //   L::min(F, F)
 //   L::mul_add(F a, F b, F c)                 a * b + c, rounded once or twice
 //   L::add_square(F sum, F v)                 sum + v * v, rounded twice
@@ -15,19 +15,13 @@
 // machines have the same bits: without contraction, and with IEEE division.
 #pragma once
 
-#include "core/numerics.h"
+#include "core/philox.h"
 
-#if defined(__CUDA_ARCH__)
-#define WW_UNROLL _Pragma("unroll")
-#define WW_COLD static inline
-#elif defined(__CUDACC__)  // nvcc's host pass knows neither pragma
-#define WW_UNROLL
+#if defined(__CUDACC__)
 #define WW_COLD static inline
 #else
-#define WW_UNROLL _Pragma("GCC unroll 16")
 #define WW_COLD static __attribute__((noinline))
 #endif
-#define WW_LANES WW_HD static inline __attribute__((always_inline))
 
 namespace ww {
 
@@ -160,23 +154,6 @@ WW_LANES typename L::F nvfp4_amax(const typename L::F (&v)[kNvfp4Block]) {
     largest = bits > largest ? bits : largest;
   }
   return lanes_cast<typename L::F>(largest);
-}
-
-// Philox4x32-10 of Salmon et al., SC 2011, at the counter {low, high, 0, 0}.
-template <typename L>
-WW_LANES void philox(typename L::U low, typename L::U high, uint64_t seed,
-                     typename L::U (&word)[4]) {
-  using U = typename L::U;
-  U c0 = low, c1 = high, c2{}, c3{};
-  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    U high0, low0, high2, low2;
-    L::multiply(c0, 0xd2511f53u, high0, low0);
-    L::multiply(c2, 0xcd9e8d57u, high2, low2);
-    c0 = high2 ^ c1 ^ k0, c1 = low2, c2 = high0 ^ c3 ^ k1, c3 = low0;
-    k0 += 0x9e3779b9u, k1 += 0xbb67ae85u;
-  }
-  word[0] = c0, word[1] = c1, word[2] = c2, word[3] = c3;
 }
 
 // The code of q <= 6 below or above it, above with the probability of the way there.

@@ -28,8 +28,8 @@ struct GroupedGemmParams {
   void* workspace;      // CUDA: as many bytes as <op>_workspace() says
 };
 
-// Every op that multiplies rows by matrices: grouped_gemm, nvfp4_matmul, nvfp4_grouped_matmul and
-// fp8_matmul. Throws ww::Error in the name of `op` if the offsets are not as above.
+// Every op that multiplies rows by matrices: grouped_gemm, and nvfp4_matmul, nvfp4_grouped_matmul,
+// fp8_matmul and fp8_grouped_matmul. Throws ww::Error in the name of `op` if the offsets are not as above.
 void grouped_product_cpu(const char* op, const GroupedGemmParams& p);
 
 void grouped_gemm_cpu(const GroupedGemmParams& p);  // of dense operands

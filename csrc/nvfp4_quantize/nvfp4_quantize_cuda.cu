@@ -7,6 +7,7 @@
 //   quantize     rows: any thread, any block. tiles: a warp has 32 neighbouring blocks of a row, and
 //                the 16 warps the rows of 32 tiles, which share amax through shared memory
 #include "core/cuda/launch.h"
+#include "core/cuda/philox.cuh"
 #include "core/cuda/vector.cuh"
 #include "core/nvfp4.h"
 #include "nvfp4_quantize/nvfp4_quantize.h"
@@ -20,10 +21,9 @@ constexpr int kTileThreads = kTile * 32;
 constexpr int64_t kSlice = kThreads * 8;  // blocks of an amax slice, at the least
 constexpr int64_t kSlices = 1024;         // of a scale, at the most
 
-struct Lane {
+struct Lane : PhiloxLane {
   using F = float;
   using I = int32_t;
-  using U = uint32_t;
   static __device__ float to_float(uint32_t v) { return float(v); }
   static __device__ float min(float a, float b) { return fminf(a, b); }
   static __device__ float mul_add(float a, float b, float c) { return fmaf(a, b, c); }
@@ -35,9 +35,6 @@ struct Lane {
                           [](float a, float b, float c) { return fmaf(a, b, c); });
   }
   static __device__ bool any(bool mask) { return mask; }
-  static __device__ void multiply(uint32_t a, uint32_t b, uint32_t& high, uint32_t& low) {
-    high = __umulhi(a, b), low = a * b;
-  }
 };
 
 __host__ __device__ inline int64_t slices(const Nvfp4QuantizeParams& p) {

@@ -26,6 +26,9 @@ void ssm_step_check(const SsmStepParams& p) {
            " rows; supported without state_indices: the batch size of 'x', ", p.B);
   WW_CHECK(p.dt_min <= p.dt_max, "ssm_step: 'dt_limit' is (", p.dt_min, ", ", p.dt_max,
            "); supported: (low, high) with low <= high");
+  WW_CHECK(!p.stochastic || p.state_dtype == DType::f16,
+           "ssm_step: 'rounding' is 'stochastic' and ", "'state' is ", dtype_name(p.state_dtype),
+           "; supported: float16");
   const int64_t sizes[] = {p.slots, p.H, p.P, p.N};
   check_written("state", sizes, p.state_stride, 4);
   const int64_t sizes_t[] = {p.B, p.T, p.H, p.P, p.N};

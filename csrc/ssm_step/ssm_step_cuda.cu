@@ -5,6 +5,7 @@
 // and C serve all rows of a group. Bound by memory: 8 bytes an element of fp32 state.
 #include "core/cuda/launch.h"
 #include "core/cuda/math.cuh"
+#include "core/cuda/philox.cuh"
 #include "ssm_step/ssm_step.h"
 
 #include <type_traits>
@@ -25,19 +26,22 @@ struct Task {
 
 // The part of a row that a lane holds: vectors of V elements, and where they are in memory.
 struct Part {
-  int vectors;     // that exist
-  int64_t offset;  // of the first, in elements
-  int64_t step;    // from one to the next
+  int vectors;           // that exist
+  int column, apart;     // of the first, and from one to the next
+  int64_t offset, step;  // the same in memory, in elements
 
   __device__ Part(int64_t stride, int N, int V, int lane, int lane_bits)
       : vectors((N / V + (1 << lane_bits) - 1 - lane) >> lane_bits),
-        offset(lane * V * stride),
+        column(lane * V),
+        apart(V << lane_bits),
+        offset(column * stride),
         step((V * stride) << lane_bits) {}
 };
 
-template <typename S, int V, int kElements>
+template <typename S, int V, int kElements, bool kStochastic>
 struct Row {
   float v[kElements];
+  bool is_finite;  // if known; only stochastic rounding asks
 
   __device__ void load(const S* s, Part part, bool exists) {
 #pragma unroll
@@ -48,11 +52,23 @@ struct Row {
 #pragma unroll
         for (int j = 0; j < V; ++j) v[k * V + j] = 0.f;
   }
-  __device__ void store(S* s, Part part) const {
+  // `counter` is the first of the row; see core/philox.h.
+  __device__ void store(S* s, Part part, uint64_t counter, uint64_t seed) const {
 #pragma unroll
-    for (int k = 0; k < kElements / V; ++k)
-      if (k < part.vectors)
-        store_packed<S, V>(s + part.offset + k * part.step, narrow<S, V>(v + k * V));
+    for (int k = 0; k < kElements / V; ++k) {
+      if (k >= part.vectors) continue;
+      S* at = s + part.offset + k * part.step;
+      if constexpr (kStochastic) {
+        const int n = part.column + k * part.apart;
+        const uint64_t c = counter + n / kHalvesOfCounter;
+        uint32_t words[4];
+        philox<PhiloxLane>(uint32_t(c), uint32_t(c >> 32), seed, words);
+        store_packed<S, V>(at, is_finite ? narrow_stochastic<V, true>(v + k * V, words, n)
+                                         : narrow_stochastic<V, false>(v + k * V, words, n));
+      } else {
+        store_packed<S, V>(at, narrow<S, V>(v + k * V));
+      }
+    }
   }
 };
 
@@ -74,7 +90,7 @@ __device__ inline void load_inputs(const U* u, int64_t stride, Part part, bool p
   }
 }
 
-template <typename S, int V, int kElements>
+template <typename S, int V, int kElements, bool kStochastic>
 __global__ void __launch_bounds__(kThreads) ssm_step(const __grid_constant__ Task task) {
   const SsmStepParams& p = task.p;
   const uint32_t heads = uint32_t(p.H), head = blockIdx.x / task.tiles;
@@ -91,11 +107,14 @@ __global__ void __launch_bounds__(kThreads) ssm_step(const __grid_constant__ Tas
   const Part part(V > 1 ? 1 : p.state_stride[3], N, V, lane, task.lane_bits);
   S* state = static_cast<S*>(p.state) + slot * p.state_stride[0] + h * p.state_stride[1] +
              row * p.state_stride[2];
-  Row<S, V, kElements> rows[kRows];
+  Row<S, V, kElements, kStochastic> rows[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r)
     rows[r].load(state + r * p.state_stride[2], part, r < count && !is_padding);
 
+  const auto counter_of = [&](int64_t t, int r) {
+    return uint64_t((((b * p.T + t) * p.H + h) * p.P + row + r) * counters_of_row(p.N));
+  };
   const float A = load_param(p.A, p.A_dtype, h * p.A_stride);
   const float bias = p.dt_bias ? load_param(p.dt_bias, p.dt_bias_dtype, h * p.dt_bias_stride) : 0.f;
   // Lane r of a group has the inputs and the result of its row r.
@@ -149,11 +168,13 @@ __global__ void __launch_bounds__(kThreads) ssm_step(const __grid_constant__ Tas
       }
       for (int away = lanes / 2; away > 0; away /= 2) sum += __shfl_xor_sync(~0u, sum, away);
       if (lane == r) y = sum;
+      rows[r].is_finite = fabsf(sum) < INFINITY;  // or else the sum is not
       if (p.intermediate && r < count)
         rows[r].store(static_cast<S*>(p.intermediate) + b * p.intermediate_stride[0] +
                           t * p.intermediate_stride[1] + h * p.intermediate_stride[2] +
                           (row + r) * p.intermediate_stride[3],
-                      Part(V > 1 ? 1 : p.intermediate_stride[4], N, V, lane, task.lane_bits));
+                      Part(V > 1 ? 1 : p.intermediate_stride[4], N, V, lane, task.lane_bits),
+                      counter_of(t, r), p.seed);
     }
     if (!owns) continue;
     y = fmaf(D, x, y);
@@ -166,22 +187,26 @@ __global__ void __launch_bounds__(kThreads) ssm_step(const __grid_constant__ Tas
   if (is_padding) return;
 #pragma unroll
   for (int r = 0; r < kRows; ++r)
-    if (r < count) rows[r].store(state + r * p.state_stride[2], part);
+    if (r < count)
+      rows[r].store(state + r * p.state_stride[2], part, counter_of(p.T - 1, r), p.seed);
 }
 
-// --- Launch: by state dtype, whether rows do not start on 16 bytes, and whether they are long ---
+// --- Launch: by state dtype and rounding, whether rows do not start on 16 bytes, and whether they
+// are long ---
 
-#define WW_ROWS(name, dtype, S, V, least)                                \
-  {                                                                      \
-    {"ssm_step", "short rows" name, dtype, ssm_step<S, V, least>}, {     \
-      "ssm_step", "long rows" name, dtype, ssm_step<S, V, kLaneElements> \
-    }                                                                    \
+#define WW_ROWS(name, dtype, S, V, least, stochastic)                                \
+  {                                                                                  \
+    {"ssm_step", "short rows" name, dtype, ssm_step<S, V, least, stochastic>}, {     \
+      "ssm_step", "long rows" name, dtype, ssm_step<S, V, kLaneElements, stochastic> \
+    }                                                                                \
   }
-#define WW_STATE(dtype, S)                                                                \
-  {WW_ROWS("", dtype, S, kVector<S>, kVector<S>), WW_ROWS(", unaligned", dtype, S, 1, 4)}
+#define WW_STATE(name, dtype, S, stochastic)                    \
+  {WW_ROWS(name, dtype, S, kVector<S>, kVector<S>, stochastic), \
+   WW_ROWS(name ", unaligned", dtype, S, 1, 4, stochastic)}
 
-const CudaKernel<Task> kKernels[3][2][2] = {
-    WW_STATE("float32", float), WW_STATE("bfloat16", bf16_t), WW_STATE("float16", f16_t)};
+const CudaKernel<Task> kKernels[4][2][2] = {
+    WW_STATE("", "float32", float, false), WW_STATE("", "bfloat16", bf16_t, false),
+    WW_STATE("", "float16", f16_t, false), WW_STATE(", stochastic", "float16", f16_t, true)};
 
 bool is_wide(const SsmStepParams& p, int64_t vector) {
   for (const void* base : {p.state, p.intermediate})
@@ -222,7 +247,7 @@ WW_EXPORT int ww_ssm_step(const ww::SsmStepParams* params, void* stream) {
   if ((kLaneElements << lane_bits) < p.N) return unsupported("a state of more than 512 columns");
   const bool is_long = (least << lane_bits) < p.N;
   const int64_t rows = (kThreads >> lane_bits) * kRows, tiles = (p.P + rows - 1) / rows;
-  return kKernels[int(p.state_dtype)][!wide][is_long].launch(
+  return kKernels[p.stochastic ? 3 : int(p.state_dtype)][!wide][is_long].launch(
       tiles * p.B * p.H, kThreads, static_cast<cudaStream_t>(stream),
       {p, lane_bits, uint32_t(tiles), wide && inputs_are_packed(p, vector)});
 }

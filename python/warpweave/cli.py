@@ -93,6 +93,12 @@ def generate(
     kv_cache: Annotated[
         str | None, typer.Option(help="bf16 or fp8; as the checkpoint says if not given.")
     ] = None,
+    ssm_cache: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; else as the checkpoint says.")
+    ] = None,
+    ssm_rounding: Annotated[
+        str, typer.Option(help="nearest, or with --ssm-cache float16 stochastic.")
+    ] = "nearest",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print while generating.")
@@ -121,7 +127,8 @@ def generate(
             ids = tokenizer.encode(text)
         network = load(
             model, dtype=DTYPES[dtype] if dtype else None, device=device, backend=backend,
-            activations=activations, kv_cache_dtype=kv_cache,
+            activations=activations, kv_cache_dtype=kv_cache, ssm_cache_dtype=ssm_cache,
+            ssm_rounding=ssm_rounding,
         )  # fmt: skip
         stats = Stats()
         pieces = stream_text(

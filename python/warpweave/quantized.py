@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,25 @@ class NVFP4Tensor:
         tiles = padded.view(*batch, padded.shape[-2] // 128, 4, 32, padded.shape[-1] // 4, 4)
         order = tiles.movedim(-2, -4).transpose(-3, -2)  # (row tile, column tile, 32, 4, 4)
         return order.flatten(len(batch)).contiguous().view(torch.float8_e4m3fn)
+
+    @classmethod
+    def from_swizzled(cls, codes: Tensor, scales: Tensor, global_scale: Tensor) -> NVFP4Tensor:
+        """The matrices whose swizzled_scales() are `scales`, or those in the shape (..., padded N,
+        padded K/16). What pads them is not read."""
+        *batch, N, half = codes.shape
+        columns = half * 2 // BLOCK
+        tiles = (-(-N // 128), -(-columns // 4))
+        size = tiles[0] * tiles[1] * 512
+        if scales.dtype != torch.float8_e4m3fn or scales.numel() != math.prod(batch) * size:
+            raise ValueError(
+                f"scales is {scales.dtype} of shape {tuple(scales.shape)}, not "
+                f"{torch.float8_e4m3fn} of {(*batch, size)}"
+            )
+        order = scales.view(torch.uint8).reshape(*batch, *tiles, 32, 4, 4)
+        rows = order.transpose(-3, -2).movedim(-4, -2)  # (row tile, 4, 32, column tile, 4)
+        padded = rows.reshape(*batch, tiles[0] * 128, tiles[1] * 4)
+        block_scales = padded[..., :N, :columns].contiguous().view(torch.float8_e4m3fn)
+        return cls(codes, block_scales, global_scale)
 
 
 @dataclass(frozen=True, eq=False)

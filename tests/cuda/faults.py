@@ -91,6 +91,7 @@ PROBES = {
         for i in (0, 3, 4, 5) for circular in (False, True)))),
     "ssm_step": Probe("ssm_step", "A100", each(check_step,
         step.make(*step.SHAPES[0]), step.make(*step.SHAPES[1]), step.make(*step.SHAPES[3]))),
+    "ssm_step, stochastic": Probe("ssm_step", "A100", step.check_stochastic),
     "rms_norm, warps": Probe("rms_norm", "A100", each(check_norm,
         {"x": norm.special(BF16), "weight": torch.ones(40), "eps": 1e-2},
         norm.make((3,), 64, None, "plain", BF16), *(
@@ -110,6 +111,7 @@ BY_CHANNEL = "causal_conv1d/conv_channel_last.cuh"
 BY_TOKEN = "causal_conv1d/conv_channel_first.cuh"
 UPDATE = "causal_conv1d_update/causal_conv1d_update_cuda.cu"
 STEP = "ssm_step/ssm_step_cuda.cu"
+PHILOX = "core/cuda/philox.cuh"
 NORM = "rms_norm/rms_norm_cuda.cu"
 ROUTE = "moe_route/moe_route_cuda.cu"
 Rows = tuple[tuple[Any, ...], ...]
@@ -195,7 +197,22 @@ TABLE: dict[str, dict[str, Rows]] = {
          r"mul\.f32 (\S+), \S+, (\S+);", r"mov.f32 \1, \2;"),
         ("D dropped", "y = fmaf(D, x, y);", FMA, ADDEND),
         ("part of the state not written",
-         "if (r < count) rows[r].store(state + r * p.state_stride[2], part);", STORE, "", 1),
+         "rows[r].store(state + r * p.state_stride[2], part, counter_of(p.T - 1, r), p.seed);",
+         STORE, "", 1),
+    )},
+    "ssm_step, stochastic": {STEP: (
+        ("counter of another row", "* p.P + row + r) * counters_of_row(p.N)",
+         r"mul\.lo\.s64 (\S+), \S+, (\S+);", r"mov.u64 \1, \2;"),
+        ("taken for finite", "rows[r].is_finite = fabsf(sum) < INFINITY;",
+         when(r"lt\.f32"), ALWAYS),
+    ), PHILOX: (
+        ("random bits dropped", "return __uint_as_float(units + random) * 0x1p112f;",
+         r"add\.s32 (\S+), (\S+), (\S+);", r"mov.u32 \1, \2;"),
+        ("random bits for infinity", "if (!kFinite) random = fabsf(v) < 65504.f ? random : 0;",
+         when(r"lt\.f32"), ALWAYS),
+        ("lower half for the upper", "random >> 16 & kHalfBits",
+         r"(?:shr|bfe)\.u32 (\S+), (\S+), 16[^;]*;", r"mov.u32 \1, \2;"),
+        ("to nearest", "cvt.rz.satfinite.f16x2.f32", r"cvt\.rz\.sat", "cvt.rn.sat"),
     )},
     "rms_norm, warps": {NORM: (
         ("a group too many", "if (kWarps && id >= p.rows * groups) return;",

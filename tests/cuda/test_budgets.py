@@ -30,7 +30,7 @@ else:
 
 BUDGETS = tomllib.loads(Path(__file__).with_name("budgets.toml").read_text())
 DEVICES = {"sm_80": "A100", "sm_90a": "H100"}
-BF16, F32 = torch.bfloat16, torch.float32
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
 pytestmark = pytest.mark.skipif(
     bool(targets.missing("sim:sm_80")), reason=targets.missing("sim:sm_80") or "never"
@@ -224,16 +224,17 @@ def conv_update(B: int, C: int, T: int) -> Slice:
     return Slice(call, x.numel(), 2 * x.nbytes + 2 * state.nbytes + weights)
 
 
-def step(B: int, H: int, state_dtype: torch.dtype) -> Slice:
+def step(B: int, H: int, state_dtype: torch.dtype, rounding: str = "nearest") -> Slice:
     P, G, N, blocks = 64, 8, 128, 2  # blocks of a head
     state, dt = torch.randn(B, H, P, N).to(state_dtype), torch.randn(B, H).to(BF16)
     case: dict[str, Any] = {n: torch.randn(B, G, N).to(BF16) for n in ("B", "C")}
     case |= {n: torch.randn(B, H, P).to(BF16) for n in ("x", "z")}
     case |= {n: -torch.rand(H) for n in ("A", "D", "dt_bias")}
-    call = lambda: ops.ssm_step(state=state, dt=dt, dt_softplus=True, **case)  # noqa: E731
+    case |= {"state": state, "dt": dt, "dt_softplus": True, "rounding": rounding}
     # A block takes a whole sector for each value of its head.
     read = B * H * blocks * (2 * 2 * N + 4 * 32)
-    return Slice(call, state.numel(), 2 * state.nbytes + read + 3 * B * H * P * 2)
+    moved = 2 * state.nbytes + read + 3 * B * H * P * 2
+    return Slice(lambda: ops.ssm_step(**case), state.numel(), moved)
 
 
 def norm(rows: int, D: int, form: str, group: int | None = None) -> Slice:
@@ -322,6 +323,8 @@ SLICES: dict[str, Callable[[], Slice]] = {  # on the A100, or as the name says
     "ssm_step, batch 16, float32 state": lambda: step(16, 64, F32),
     "ssm_step, batch 1, bfloat16 state": lambda: step(1, 128, BF16),
     "ssm_step, batch 16, bfloat16 state": lambda: step(16, 64, BF16),
+    "ssm_step, float16 state": lambda: step(1, 64, F16),
+    "ssm_step, float16 state, stochastic": lambda: step(1, 64, F16, "stochastic"),
     "rms_norm": lambda: norm(64, 4096, "plain"),
     "rms_norm with residual": lambda: norm(64, 4096, "residual"),
     "rms_norm, gated, groups of 512": lambda: norm(64, 4096, "gate", 512),

@@ -20,7 +20,8 @@ ACTIVATIONS = ("bf16", "checkpoint")
 _OPS = (
     *("causal_conv1d", "causal_conv1d_update", "ssd_scan", "ssm_step"),
     *("rms_norm", "moe_route", "moe_mlp", "latent_moe"),
-    *("nvfp4_quantize", "nvfp4_matmul", "nvfp4_grouped_matmul", "fp8_matmul"),
+    *("nvfp4_quantize", "nvfp4_matmul", "nvfp4_grouped_matmul"),
+    *("fp8_matmul", "fp8_grouped_matmul", "grouped_gemm"),
 )
 _SKINNY_ROWS = 4
 _E4M3_MAX = 448.0
@@ -87,9 +88,8 @@ class Backend(SimpleNamespace):
         expert = pairs[order]
         ends = torch.bincount(pairs, minlength=up.shape[0]).cumsum(0)
         h = x.index_select(0, order // indices.shape[1])
-        h = self._grouped(h, up, up_inputs, expert, ends, torch.float32)
-        h = h.relu().square().to(x.dtype)
-        y = self._grouped(h, down, down_inputs, expert, ends, torch.float32)
+        h = self._grouped(h, up, up_inputs, expert, ends, "relu2", x.dtype)
+        y = self._grouped(h, down, down_inputs, expert, ends, None, torch.float32)
         y = y.index_select(0, order.argsort()).view(*indices.shape, -1)
         return (y * weights[..., None]).sum(1).to(x.dtype)
 
@@ -100,23 +100,26 @@ class Backend(SimpleNamespace):
         inputs: Inputs,
         expert: Tensor,
         ends: Tensor,
+        activation: str | None,
         out_dtype: torch.dtype,
     ) -> Tensor:
         """rows sorted by expert, times the matrix of their expert."""
+        y: Tensor
+        if isinstance(matrix, Tensor):
+            y = self.grouped_gemm(rows, matrix, ends, activation=activation)
+            return y.to(out_dtype)
+        scale = inputs[expert] if isinstance(inputs, Tensor) and inputs.dim() else inputs
+        options: dict[str, Any] = {"activation": activation, "out_dtype": out_dtype}
         if isinstance(matrix, NVFP4Tensor):
-            a: Any = rows
-            if isinstance(inputs, Tensor):
-                scales = inputs[expert] if inputs.dim() else inputs
-                a = self.nvfp4_quantize(rows, global_scale=scales)
-            y: Tensor = self.nvfp4_grouped_matmul(a, matrix, ends, out_dtype=out_dtype)
-            return y
-        pieces, lo = [rows.new_empty(0, matrix.shape[1], dtype=out_dtype)], 0
-        for e, hi in enumerate(ends.tolist()):
-            if hi > lo:
-                scale = inputs[e] if isinstance(inputs, Tensor) and inputs.dim() else inputs
-                pieces.append(self.linear(rows[lo:hi], matrix[e], scale, out_dtype))
-            lo = hi
-        return torch.cat(pieces)
+            a = rows if scale is None else self.nvfp4_quantize(rows, global_scale=scale)
+            y = self.nvfp4_grouped_matmul(a, matrix, ends, **options)
+        else:
+            a, of_rows = rows, None
+            if scale is not None:
+                of_rows = _row_scales(rows, scale)
+                a = _to_e4m3(rows, of_rows)
+            y = self.fp8_grouped_matmul(a, matrix.data, of_rows, matrix.scale, ends, **options)
+        return y
 
 
 def load_backend(name: str, activations: str = "bf16") -> Backend:

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..reference.nvfp4_quantize import draw_seed, philox
+from .backend import Backend
 from .config import Config
 
 KV_DTYPES = ("bf16", "fp8")
 SSM_DTYPES = ("float32", "bfloat16", "float16")
 _E4M3_MAX = 448.0
-_HALF_MAX = 65504.0
 
 
 def check_ssm_cache(dtype: str, rounding: str) -> None:
@@ -28,8 +29,8 @@ def check_ssm_cache(dtype: str, rounding: str) -> None:
 class MambaState:
     """conv (B, conv_dim, W-1), the last inputs of the convolution; ssm (B, H, P, N).
 
-    With a generator, the state is rounded stochastically to fp16 whenever it is kept: a state that
-    is rounded to nearest at every token loses whatever is smaller than half a unit, every time.
+    With a generator, the state is fp16 and rounded stochastically: one that is rounded to nearest
+    at every token loses whatever is smaller than half a unit, every time.
     """
 
     def __init__(
@@ -47,35 +48,27 @@ class MambaState:
         self.ssm = torch.zeros(batch_size, H, P, N, dtype=ssm_dtype, device=device)
         self.generator = generator
 
-    def keep(self, ssm: Tensor) -> None:
-        """Store a state; `self.ssm` itself, updated in place, is there already."""
-        if self.generator is not None:
-            self.ssm.copy_(stochastic_half(ssm, self.generator))
-        elif ssm is not self.ssm:
+    @property
+    def rounding(self) -> dict[str, Any]:
+        """As ssm_step takes it."""
+        if self.generator is None:
+            return {}
+        return {"rounding": "stochastic", "generator": self.generator}
+
+    def keep(self, ssm: Tensor, ops: Backend) -> None:
+        """Store the state after a prompt, rounded as steps round it: by one from zero, with a head
+        for each row of the state, whose B is the row."""
+        if self.generator is None:
             self.ssm.copy_(ssm)
+            return
+        rows = ssm.flatten(1, 2)
+        one = rows.new_ones(*rows.shape[:2], 1)
+        state = self.ssm.zero_().view(*rows.shape[:2], 1, rows.shape[2])
+        A = rows.new_zeros(rows.shape[1])
+        ops.ssm_step(state, one, one[..., 0], A, rows, rows, **self.rounding)
 
     def nbytes(self) -> int:
         return self.conv.nbytes + self.ssm.nbytes
-
-
-def stochastic_half(x: Tensor, generator: torch.Generator) -> Tensor:
-    """x in fp16, up from the value below in magnitude with the probability of the way there.
-
-    Element i draws word i % 4 of Philox4x32-10 at the counter i / 4 under a key from the generator,
-    so the result depends on neither device nor threads. Saturates at 65504.
-    """
-    i = torch.arange((x.numel() + 3) // 4, device=x.device)
-    zero = torch.zeros_like(i)
-    drawn = torch.stack(philox((i, zero, zero, zero), draw_seed(generator)), -1)
-    words = drawn.flatten()[: x.numel()].view(x.shape)
-    size = x.abs().clamp(max=_HALF_MAX)
-    low = size.half()
-    low = torch.where(low.float() > size, low.view(torch.int16) - 1, low.view(torch.int16))
-    high = low + 1
-    a, b = (t.view(torch.float16).float() for t in (low, high))
-    up = (words >> 8).float() * 2.0**-24 < (size - a) / (b - a)
-    rounded = torch.where(up, high, low).view(torch.float16)
-    return torch.where(x.isnan(), x.half(), rounded.copysign(x))
 
 
 class AttentionState:

@@ -170,9 +170,10 @@ class Mamba2Mixer(Fp32Module):
 
         if state is not None and seqs.is_decode:
             xBC = ops.causal_conv1d_update(xBC, state.conv, *conv, activation="silu")
-            h = state.ssm if state.generator is None else state.ssm.float()
-            y = ops.ssm_step(h, *self._split(xBC, dt, A), **ssm, dt_limit=self.step_limit)
-            state.keep(h)
+            y = ops.ssm_step(
+                state.ssm, *self._split(xBC, dt, A), **ssm, dt_limit=self.step_limit,
+                **state.rounding,
+            )  # fmt: skip
         else:
             conv_past, ssm_past = (state.conv, state.ssm.to(A.dtype)) if state else (None, None)
             xBC, conv_state = ops.causal_conv1d(
@@ -186,7 +187,7 @@ class Mamba2Mixer(Fp32Module):
             )  # fmt: skip
             if state is not None:
                 state.conv.copy_(conv_state)
-                state.keep(ssm_state)
+                state.keep(ssm_state, ops)
         return self.out_proj(self.norm(y.flatten(2), gate=z, group_size=di // self.G))
 
     def _split(self, xBC: Tensor, dt: Tensor, A: Tensor) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ except ImportError as error:
         "source with `pip install --no-build-isolation .` after `pip install torch`"
     ) from error
 
-__all__ = ["_native", "refuse_grad"]
+__all__ = ["_native", "draw_seed", "refuse_grad"]
 
 
 def refuse_grad(op: str, *tensors: torch.Tensor | None) -> None:
@@ -25,3 +25,12 @@ def refuse_grad(op: str, *tensors: torch.Tensor | None) -> None:
                     f"{op}: an input requires grad, but this op has no backward yet; call it under "
                     f"torch.no_grad(), or use warpweave.reference.{op} to differentiate"
                 )
+
+
+def draw_seed(op: str, rounding: str, generator: torch.Generator | None) -> torch.Tensor | None:
+    """The seed of stochastic rounding, on the CPU; None for rounding to nearest."""
+    if rounding not in ("nearest", "stochastic"):
+        raise ValueError(f"{op}: 'rounding' is {rounding!r}; supported: 'nearest', 'stochastic'")
+    if rounding == "nearest":
+        return None
+    return torch.randint(-(2**63), 2**63 - 1, (), generator=generator)

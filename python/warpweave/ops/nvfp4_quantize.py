@@ -8,7 +8,7 @@ from torch import Tensor
 
 from warpweave.quantized import NVFP4Tensor
 
-from . import _registry  # noqa: F401
+from ._registry import draw_seed
 
 _op = torch.ops.warpweave.nvfp4_quantize.default
 
@@ -56,19 +56,13 @@ def nvfp4_quantize(
     """
     if block not in ("1d", "2d"):
         raise ValueError(f"nvfp4_quantize: 'block' is {block!r}; supported: '1d', '2d'")
-    if rounding not in ("nearest", "stochastic"):
-        raise ValueError(
-            f"nvfp4_quantize: 'rounding' is {rounding!r}; supported: 'nearest', 'stochastic'"
-        )
+    seed = draw_seed("nvfp4_quantize", rounding, generator)
     by_row = isinstance(global_scale, str)
     if by_row and global_scale != "row":
         raise ValueError(
             f"nvfp4_quantize: 'global_scale' is {global_scale!r}; supported: None, 'row', a Tensor"
         )
     given = global_scale.detach() if isinstance(global_scale, Tensor) else None
-    seed = None
-    if rounding == "stochastic":
-        seed = torch.randint(-(2**63), 2**63 - 1, (), generator=generator)
     codes, block_scales, scale = _op(
         x.detach(), given, seed, by_row, block == "2d", hadamard, four_over_six
     )

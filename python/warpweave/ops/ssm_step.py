@@ -6,7 +6,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from ._registry import refuse_grad
+from ._registry import draw_seed, refuse_grad
 
 _op = torch.ops.warpweave.ssm_step.default
 
@@ -26,6 +26,8 @@ def ssm_step(
     dt_limit: tuple[float, float] = (0.0, inf),
     state_indices: Tensor | None = None,
     intermediate_states: Tensor | None = None,
+    rounding: str = "nearest",
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """The next token, or tokens, of ssd_scan, with the state updated in place.
 
@@ -51,19 +53,27 @@ def ssm_step(
             CUDA that is the caller's promise.
         intermediate_states: (B, T, H, P, N), dtype of state, is written with the state after each
             token, for speculative decoding. Rows of padding are left alone.
+        rounding: "nearest", or "stochastic" for a float16 state and its intermediates: up from the
+            value below in magnitude with the probability of the way there, so that what is smaller
+            than half a unit adds up over the tokens instead of being lost at each. What is finite
+            saturates at 65504.
+        generator: a CPU one, from which stochastic rounding draws its 64-bit seed; a CUDA graph
+            repeats that of its capture.
 
     Returns:
         out, shaped as x, in x's dtype, contiguous.
 
     Any strides, read and written where they lie. The state is read once, fp32 inside, and rounded
-    once at the end and for each intermediate. Errors: ValueError naming the argument, before
-    anything is written; NotImplementedError if an input requires grad. The recurrence is that of
-    arXiv 2405.21060, section 2.
+    once at the end and for each intermediate; the random bits follow from the seed, b, t, h, p and
+    n alone, by Philox4x32-10. Errors: ValueError naming the argument, before anything is written;
+    NotImplementedError if an input requires grad. The recurrence is that of arXiv 2405.21060,
+    section 2.
     """
     refuse_grad("ssm_step", state, x, dt, A, B, C, D, z, dt_bias)
+    seed = draw_seed("ssm_step", rounding, generator)
     out: Tensor = _op(
         state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, *dt_limit,
-        state_indices, intermediate_states,
+        state_indices, intermediate_states, seed,
     )  # fmt: skip
     return out
 

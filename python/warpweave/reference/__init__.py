@@ -8,6 +8,7 @@ for every float argument. They are what the kernels are tested against, and slow
 
 from .causal_conv1d import causal_conv1d
 from .causal_conv1d_update import causal_conv1d_update
+from .fp8_grouped_matmul import fp8_grouped_matmul
 from .fp8_matmul import fp8_matmul
 from .grouped_gemm import grouped_gemm
 from .latent_moe import latent_moe
@@ -24,6 +25,7 @@ from .ssm_step import ssm_step
 __all__ = [
     "causal_conv1d",
     "causal_conv1d_update",
+    "fp8_grouped_matmul",
     "fp8_matmul",
     "grouped_gemm",
     "latent_moe",

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from warpweave.quantized import BLOCK, E2M1_VALUES, NVFP4Tensor
 
+from ._random import draw_seed, words_of
+
 SIGNS = (1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1)  # of the random Hadamard
-WORD = 0xFFFFFFFF
 
 
 def nvfp4_quantize(
@@ -58,10 +59,6 @@ def nvfp4_quantize(
     codes = torch.where(q < 0, codes + 8, codes).flatten(-2).to(torch.uint8)
     packed = codes[..., ::2] | codes[..., 1::2] << 4
     return NVFP4Tensor(packed, block_scales.to(torch.float8_e4m3fn), scale)
-
-
-def draw_seed(generator: torch.Generator | None) -> int:
-    return int(torch.randint(-(2**63), 2**63 - 1, (), generator=generator))
 
 
 def _check(x: Tensor, global_scale: Tensor | str | None, block: str, rounding: str) -> None:
@@ -174,18 +171,4 @@ def _in_order(v: Tensor, dim: int) -> Tensor:
 
 def _words(seed: int, n: int) -> Tensor:
     """Word i of n: word i % 4 of Philox at the counter i / 4."""
-    i = torch.arange((n + 3) // 4)
-    zero = torch.zeros_like(i)
-    return torch.stack(philox((i & WORD, i >> 32, zero, zero), seed), -1).flatten()[:n]
-
-
-def philox(counter: tuple[Tensor, ...], key: int) -> tuple[Tensor, ...]:
-    """Philox4x32-10 of Salmon et al., SC 2011: 128 bits of counter to as many random ones, in words
-    of 32 from the lowest on."""
-    c = counter
-    k0, k1 = key & WORD, key >> 32 & WORD
-    for _ in range(10):
-        a, b = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57  # exact modulo 2^64
-        c = (b >> 32 & WORD ^ c[1] ^ k0, b & WORD, a >> 32 & WORD ^ c[3] ^ k1, a & WORD)
-        k0, k1 = k0 + 0x9E3779B9 & WORD, k1 + 0xBB67AE85 & WORD
-    return c
+    return words_of(torch.arange((n + 3) // 4), seed).flatten()[:n]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ._args import acc_dtype, check_dim, check_shape, check_slots
+from ._random import draw_seed, stochastic_half
 from .ssd_scan import skip_and_gate, time_step
 
 
@@ -15,6 +16,7 @@ def ssm_step(
     D: Tensor | None = None, z: Tensor | None = None, dt_bias: Tensor | None = None,
     dt_softplus: bool = False, dt_limit: tuple[float, float] = (0.0, inf),
     state_indices: Tensor | None = None, intermediate_states: Tensor | None = None,
+    rounding: str = "nearest", generator: torch.Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """The next tokens of `ssd_scan`, starting from and updating `state` (B or slots,H,P,N).
 
@@ -22,7 +24,8 @@ def ssm_step(
     The state is fp32, bf16 or fp16, read once, fp32 inside (float64 if it or x is), and rounded
     once after the last token; intermediate_states (B,T,H,P,N) of its dtype receives the rounded
     state after every token. state_indices (B,) int32 picks the slot of each row; a negative one is
-    padding: output zero, nothing written. Returns out shaped like x, in x.dtype.
+    padding: output zero, nothing written. rounding "stochastic", of fp16, is `stochastic_half` with
+    row ((b T + t) H + h) P + p for the state after token t. Returns out shaped like x, in x.dtype.
     Raises ValueError or TypeError before the state changes.
     """
     check_dim("x", x, (3, 4), "(B, H, P) or (B, T, H, P)")
@@ -52,6 +55,10 @@ def ssm_step(
                 f"intermediate_states has dtype {intermediate_states.dtype}, "
                 f"supported is state's, {state.dtype}"
             )
+    if rounding not in ("nearest", "stochastic"):
+        raise ValueError(f"rounding is {rounding!r}, supported is 'nearest' or 'stochastic'")
+    if rounding == "stochastic" and state.dtype != torch.float16:
+        raise ValueError(f"rounding 'stochastic' with state {state.dtype}, supported is float16")
     if state_indices is None:
         check_shape("state", state, (nb, H, P, N), "(B, H, P, N)")
         live = slot = torch.arange(nb, device=x.device)
@@ -69,13 +76,21 @@ def ssm_step(
     bs, cs = (t.repeat_interleave(H // G, 2) for t in (bs, cs))
     h = state.index_select(0, slot).to(acc)
     ys = [torch.zeros_like(xs[:, :0])]
+    seed = draw_seed(generator) if rounding == "stochastic" else 0
+
+    def rounded(t: int) -> Tensor:
+        if rounding == "nearest":
+            return h.to(state.dtype)
+        row = torch.arange(H * P, device=x.device).view(H, P)
+        return stochastic_half(h, (live * T + t)[:, None, None] * (H * P) + row, seed)
+
     for t in range(T):
         h = torch.exp(step[:, t] * A.to(acc))[..., None, None] * h
         h = h + (step[:, t, :, None] * xs[:, t])[..., None] * bs[:, t, :, None]
         ys.append((h * cs[:, t, :, None]).sum(-1).unsqueeze(1))
         if intermediate_states is not None:
-            intermediate_states[:, t].index_copy_(0, live, h.to(state.dtype))
-    state.index_copy_(0, slot, h.to(state.dtype))
+            intermediate_states[:, t].index_copy_(0, live, rounded(t))
+    state.index_copy_(0, slot, rounded(T - 1))
     gate = None if z is None else (z if time else z.unsqueeze(1)).index_select(0, live)
     y = skip_and_gate(torch.cat(ys, 1), xs, D, gate).to(x.dtype)
     out = x.new_zeros(nb, T, H, P).index_copy(0, live, y)
