@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grouped_gemm/block_scaled.cuh"
+
+namespace ww {
+namespace {
+
+struct Sm120a {
+  using Tag = cutlass::arch::Sm120;
+  using Tile = cute::Shape<cute::_128, cute::_128, cute::_128>;
+  using Schedule = cutlass::gemm::KernelPtrArrayTmaWarpSpecializedCooperative;
+  template <typename Out>
+  using EpilogueTile = cutlass::epilogue::collective::EpilogueTileAuto;
+  using EpilogueSchedule = cutlass::epilogue::collective::EpilogueScheduleAuto;
+};
+constexpr const char* kWhen =
+    "on compute capability 12.0, for NVFP4 times NVFP4 of at least 128 rows a group on average, 128"
+    " columns and 128 of k, which is a multiple of 64, with codes and results on 16 bytes";
+WW_BLOCK_SCALED(Sm120a, "sm_120a", "128 x 128", kWhen);
+
+}  // namespace
+
+const BlockScaledProduct kBlockScaledSm120a{BlockScaled<Sm120a>::workspace,
+                                            BlockScaled<Sm120a>::launch};
+
+}  // namespace ww
