@@ -268,19 +268,25 @@ struct BlockScaled {
   using ToF32 = Product<Arch, float>;
   static const CudaKernel<Preparation> kOrder, kDescribe;
 
-  static cudaError_t resources(int* sms, int* blocks) {
-    const cudaError_t status = multiprocessors(sms);
-    return status == cudaSuccess ? kOrder.resident_blocks(kThreads, 0, blocks) : status;
+  // `blocks` of `order`: one a tile of scales, or enough to fill the device.
+  static cudaError_t resources(const GroupProduct& g, int* sms, int* blocks) {
+    cudaError_t status = multiprocessors(sms);
+    if (status == cudaSuccess) status = kOrder.resident_blocks(kThreads, 0, blocks);
+    if (status != cudaSuccess) return status;
+    const int64_t tiles =
+        (tiles_before(g.M, g.E) + g.E * tiles_of(g.N)) * tiles_of(g.part[0].K / 16, kTileScales);
+    *blocks = int(std::min<int64_t>(*blocks, tiles));
+    return cudaSuccess;
   }
 
   static int64_t workspace(const GroupProduct& g) {
     int sms, blocks;
-    return resources(&sms, &blocks) == cudaSuccess ? Groups(g, sms, blocks, nullptr).bytes : 0;
+    return resources(g, &sms, &blocks) == cudaSuccess ? Groups(g, sms, blocks, nullptr).bytes : 0;
   }
 
   static cudaError_t launch(const GroupProduct& g, const int64_t*& left, cudaStream_t stream) {
     int sms, blocks;
-    cudaError_t status = resources(&sms, &blocks);
+    cudaError_t status = resources(g, &sms, &blocks);
     if (status != cudaSuccess) return status;
     const Preparation task{g, Groups(g, sms, blocks, g.workspace), blocks};
     left = task.to.left;

@@ -29,7 +29,7 @@ else:
     import tomli as tomllib
 
 BUDGETS = tomllib.loads(Path(__file__).with_name("budgets.toml").read_text())
-DEVICES = {"sm_80": "A100", "sm_90a": "H100"}
+DEVICES = {"sm_80": "A100", "sm_90a": "H100", "sm_120a": "RTX PRO 6000"}
 BF16, F32 = torch.bfloat16, torch.float32
 
 pytestmark = pytest.mark.skipif(
@@ -60,7 +60,7 @@ def is_stub(symbol: bytes, text: str) -> bool:
 
 @cache
 def kernels(arch: str) -> dict[str, Compiled]:
-    """By symbol, those that the device can run."""
+    """By symbol, those that the device can run; on sm_120a what is for it alone."""
     ptx = simulator().c.ptxsim_ptx
     with targets.simulated(DEVICES[arch]):
         library = ctypes.CDLL(str(build.warpweave()))
@@ -74,7 +74,8 @@ def kernels(arch: str) -> dict[str, Compiled]:
             if r.arch and not is_stub(r.symbol, ptx(r.symbol).decode())
         }
     assert len({k.name for k in found.values()}) == len(found), "two rows of a name"
-    return found
+    others = names("sm_80", "sm_90a") if arch == "sm_120a" else set()
+    return {symbol: kernel for symbol, kernel in found.items() if kernel.name not in others}
 
 
 def names(*archs: str) -> set[str]:
@@ -104,6 +105,7 @@ GRIDS = {
     "ssd_scan": (BF16, F32),
     "ssm_step": (BF16, F32, torch.float16),
 }
+GRIDS_OF_ITS_OWN = {"sm_120a": {"coded_products": [("coded", "nvfp4")]}}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def reached() -> dict[str, int]:
     for arch, device in DEVICES.items():
         if names(arch) <= set(shared):  # no kernel of its own
             continue
-        for op, dtypes in GRIDS.items():
+        for op, dtypes in GRIDS_OF_ITS_OWN.get(arch, GRIDS).items():
             tests = importlib.import_module(f"test_{op}")
             for dtype in dtypes:  # the race checker runs in the op's own tests
                 with targets.simulated(device, check_races=0, check_unwritten=0):
@@ -409,9 +411,11 @@ def test_slices(costs: dict[str, Cost]) -> None:
 def test_less_than_a_kernel_takes_is_refused(
     reached: dict[str, int], costs: dict[str, Cost], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = next(iter(BUDGETS["kernels"].values()))
+    kernels_of = {
+        arch: next(k for k in BUDGETS["kernels"].values() if arch in k) for arch in DEVICES
+    }
     for budget, name in (
-        *((kernel, arch) for arch in DEVICES),
+        *((kernel, arch) for arch, kernel in kernels_of.items()),
         *((slice, "instructions") for slice in BUDGETS["slices"].values()),
         *((BUDGETS["limits"], name) for name in BUDGETS["limits"]),
     ):

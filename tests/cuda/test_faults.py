@@ -12,14 +12,14 @@ import faults_products
 import faults_scan
 import pytest
 from planted import Fault, planted, without
-from test_budgets import kernels
+from test_budgets import DEVICES, kernels
 
 import targets
 from ptxsim.driver import simulator
 from ptxsim.tests.oracles.mutations import Mutation
 from warpweave import _native, ops
 
-ARCHS = {"A100": "sm_80", "H100": "sm_90a"}
+ARCHS = {device: arch for arch, device in DEVICES.items()}
 MOST = 5_000_000  # warp instructions of a launch: for loops that a fault keeps from ending
 
 TABLES = (faults, faults_scan, faults_products)
