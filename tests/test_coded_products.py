@@ -246,6 +246,12 @@ def test_choice_of_kernel(
 # --- Many rows of NVFP4: CUTLASS's kernels, where there are some ---
 
 
+def two_groups(**options: Any) -> Case:
+    """Both of two tiles of rows, the last of them partly there, and one row of no group."""
+    ends = torch.tensor([140, 299], dtype=torch.int32)
+    return make(*MANY[0], "coded", **options) | {"offsets": ends}
+
+
 def next_groups() -> Case:
     """More tiles than any device has multiprocessors, so that blocks come to other groups."""
     ends = (120 + torch.arange(20)).cumsum(0)

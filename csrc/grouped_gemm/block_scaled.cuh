@@ -241,25 +241,25 @@ __global__ void __launch_bounds__(kThreads) describe(const __grid_constant__ Pre
   uint32_t any = 0;
   for (int i = threadIdx.x; i < task.blocks; i += kThreads) any |= to.negative[i];
   const bool is_negative = __syncthreads_or(any);
-  for (int64_t e = threadIdx.x; e < g.E; e += kThreads) {
-    int64_t begin, end;
-    group_rows(g, e, begin, end);
-    to.left[e] = is_negative ? end : 0;
-    const int rows = is_negative ? 0 : int(end - begin), columns = int(g.N), k = int(p.K);
-    to.extents[e] = {rows, columns, k};
-    to.a[e] = static_cast<const uint8_t*>(p.a) + begin * p.a_stride;
-    to.b[e] = static_cast<const uint8_t*>(p.b.data) + e * p.b.stride_e;
-    to.a_scales[e] = to.a_tiles + tiles_before(begin, e) * tile_bytes;
-    to.b_scales[e] = to.b_tiles + e * tiles_of(g.N) * tile_bytes;
-    to.row_scale[e] = g.row_scale + begin * g.row_scale_stride;
-    to.column_scale[e] = p.b.scale + e * p.b.scale_stride_e;
-    to.out[e] = static_cast<char*>(g.out) + begin * g.out_stride * out_bytes;
-    cute::get<0>(to.a_stride[e]) = p.a_stride * 2;
-    cute::get<0>(to.b_stride[e]) = p.b.stride_n * 2;
-    cute::get<0>(to.out_stride[e]) = g.out_stride;
-    to.a_layout[e] = ScaleConfig::tile_atom_to_shape_SFA(cute::make_shape(rows, columns, k, 1));
-    to.b_layout[e] = ScaleConfig::tile_atom_to_shape_SFB(cute::make_shape(rows, columns, k, 1));
-  }
+  const int64_t e = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (e >= g.E) return;
+  int64_t begin, end;
+  group_rows(g, e, begin, end);
+  to.left[e] = is_negative ? end : 0;
+  const int rows = is_negative ? 0 : int(end - begin), columns = int(g.N), k = int(p.K);
+  to.extents[e] = {rows, columns, k};
+  to.a[e] = static_cast<const uint8_t*>(p.a) + begin * p.a_stride;
+  to.b[e] = static_cast<const uint8_t*>(p.b.data) + e * p.b.stride_e;
+  to.a_scales[e] = to.a_tiles + tiles_before(begin, e) * tile_bytes;
+  to.b_scales[e] = to.b_tiles + e * tiles_of(g.N) * tile_bytes;
+  to.row_scale[e] = g.row_scale + begin * g.row_scale_stride;
+  to.column_scale[e] = p.b.scale + e * p.b.scale_stride_e;
+  to.out[e] = static_cast<char*>(g.out) + begin * g.out_stride * out_bytes;
+  cute::get<0>(to.a_stride[e]) = p.a_stride * 2;
+  cute::get<0>(to.b_stride[e]) = p.b.stride_n * 2;
+  cute::get<0>(to.out_stride[e]) = g.out_stride;
+  to.a_layout[e] = ScaleConfig::tile_atom_to_shape_SFA(cute::make_shape(rows, columns, k, 1));
+  to.b_layout[e] = ScaleConfig::tile_atom_to_shape_SFB(cute::make_shape(rows, columns, k, 1));
 }
 
 template <typename Arch>
@@ -291,7 +291,8 @@ struct BlockScaled {
     const Preparation task{g, Groups(g, sms, blocks, g.workspace), blocks};
     left = task.to.left;
     status = kOrder.launch(int64_t(blocks), kThreads, stream, task);
-    if (status == cudaSuccess) status = kDescribe.launch(int64_t(1), kThreads, stream, task);
+    if (status == cudaSuccess)
+      status = kDescribe.launch(tiles_of(g.E, kThreads), kThreads, stream, task);
     if (status != cudaSuccess) return status;
     return g.out_dtype == DType::f32
                ? launch_product<ToF32, float>(g, task.to, sms, stream)

@@ -95,7 +95,7 @@ def test_without_a_fault_all_is_well(probe: str) -> None:
 )
 def test_is_caught(probe: str, fault: Fault | Mutation, table: list[str]) -> None:
     modules = modules_of(probe)
-    plant = fault.apply if isinstance(fault, Mutation) else partial(planted, fault=fault)
+    plant = fault.planted if isinstance(fault, Mutation) else partial(planted, fault=fault)
     faulty = {s: plant(ptx) for s, ptx in modules.items()}
     assert faulty != modules, f"no place for: {fault.name}"
     caught = outcome(probe, faulty)
