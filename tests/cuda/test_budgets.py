@@ -22,6 +22,7 @@ import targets
 from ptxsim import build
 from ptxsim.driver import simulator
 from warpweave import ops
+from warpweave.quantized import NVFP4Tensor
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -266,6 +267,16 @@ def gemm(rows: int, tile: int, N: int, K: int, columns: int = 128) -> Slice:
     return Slice(call, M * N, tiles * (tile + columns) * K * 2 + M * N * 2, 2.0 * M * N * K)
 
 
+def nvfp4(M: int, N: int, K: int) -> Slice:
+    """Block scales are put in order before: read and written once more."""
+    codes = [torch.randint(256, (n, K // 2), dtype=torch.uint8) for n in (M, N)]
+    scales = [torch.rand(n, K // 16).to(torch.float8_e4m3fn) for n in (M, N)]
+    a, b = (NVFP4Tensor(c, s, torch.tensor(1.0)) for c, s in zip(codes, scales, strict=True))
+    tiles = M / 128 * N / 128
+    read = tiles * (128 + 128) * K * 9 / 16 + 2 * (M + N) * K / 16
+    return Slice(lambda: ops.nvfp4_matmul(a, b), M * N, read + M * N * 2, 2.0 * M * N * K)
+
+
 def experts(T: int, K: int, I: int) -> Slice:  # noqa: E741
     """Each of 8 experts gets 16 tokens, a tile of rows; the sums of two rows of fp32 follow."""
     pairs = T * 2
@@ -346,6 +357,7 @@ SLICES: dict[str, Callable[[], Slice]] = {  # on the A100, or as the name says
     "H100: grouped_gemm, 256 rows": lambda: gemm(256, 128, 512, 512, columns=256),
     "H100: ssd_scan, P64 N64": lambda: scan(256, 8, 64, 64, 17, on_hopper=True),
     "H100: ssd_scan, P64 N128": lambda: scan(256, 8, 64, 128, 17, on_hopper=True),
+    "RTX PRO 6000: nvfp4_matmul, 512 rows": lambda: nvfp4(512, 1024, 1024),
 }
 GLOBAL = ("global_load", "global_store", "global_atomic", "cp_async_load", "bulk_load",
           "bulk_store", "tma_load", "tma_store")  # fmt: skip
@@ -363,7 +375,7 @@ class Cost(NamedTuple):
 
 def cost(name: str) -> Cost:
     part = SLICES[name]()
-    device = "H100" if name.startswith("H100") else "A100"
+    device = name.partition(":")[0] if ":" in name else "A100"
     with targets.simulated(device, check_races=0, check_unwritten=0):
         part.call()
         launches = [c for c in simulator().counters() if part.kernel in c["symbol"]]
