@@ -34,7 +34,7 @@ SHAPES: list[tuple[int, ...]] = [
     (7, 8, 0, 1),
     (20, 10000, 32, 2),  # more tiles than blocks
     # many rows a group, for what CUTLASS has: more of k than its stages hold, groups on no tile
-    *(MANY := [(300, 136, 192, 2), (150, 136, 704, 1), (150, 256, 128, 1)]),
+    *(MANY := [(520, 136, 192, 2), (260, 136, 704, 1), (270, 256, 128, 1)]),
 ]
 
 # Targets whose tensor cores take both operands as they are.
@@ -247,15 +247,15 @@ def test_choice_of_kernel(
 
 
 def two_groups(**options: Any) -> Case:
-    """Both of two tiles of rows, the last of them partly there, and one row of no group."""
-    ends = torch.tensor([140, 299], dtype=torch.int32)
+    """Of two and three tiles of rows, the last of them partly there, and one row of no group."""
+    ends = torch.tensor([140, 519], dtype=torch.int32)
     return make(*MANY[0], "coded", **options) | {"offsets": ends}
 
 
 def next_groups() -> Case:
     """More tiles than any device has multiprocessors, so that blocks come to other groups."""
-    ends = (120 + torch.arange(20)).cumsum(0)
-    return make(int(ends[-1]) + 1, 1280, 128, len(ends), "coded") | {"offsets": ends}
+    ends = (248 + torch.arange(20)).cumsum(0)
+    return make(int(ends[-1]) + 1, 640, 128, len(ends), "coded") | {"offsets": ends}
 
 
 def without_a_sign(t: NVFP4Tensor, *at: int) -> tuple[NVFP4Tensor, NVFP4Tensor]:
@@ -345,10 +345,10 @@ def test_launches_of_many_rows(cutlass: list[str]) -> None:
 @pytest.mark.parametrize(
     ("shape", "because"),
     [
-        ((254, 136, 192, 2), "there are less than 128 rows a group"),
-        ((300, 120, 192, 2), "a group has less than 128 columns or 128 of k"),
-        ((300, 136, 64, 2), "a group has less than 128 columns or 128 of k"),
-        ((300, 140, 192, 2), "results are not on 16 bytes"),
+        ((120, 136, 192, 2), "a group has few rows"),
+        ((520, 120, 192, 2), "a group has less than 128 columns or 128 of k"),
+        ((520, 136, 64, 2), "a group has less than 128 columns or 128 of k"),
+        ((520, 140, 192, 2), "results are not on 16 bytes"),
     ],
 )
 def test_what_else_takes_many_rows(

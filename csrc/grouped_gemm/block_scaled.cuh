@@ -20,6 +20,7 @@
 #include "cutlass/gemm/group_array_problem_shape.hpp"
 #include "cutlass/gemm/kernel/gemm_universal.hpp"
 #include "grouped_gemm/block_scaled.h"
+#include "grouped_gemm/cutlass_activation.cuh"
 #include "grouped_gemm/group_tiles.cuh"
 
 namespace ww {
@@ -34,23 +35,6 @@ using ScaleConfig = cutlass::detail::Sm1xxBlockScaledConfig<16>;
 using ScaleLayout = ScaleConfig::LayoutSF;
 using Row = cutlass::layout::RowMajor;
 using Column = cutlass::layout::ColumnMajor;
-
-struct ActivationArguments { bool relu2; };
-template <typename V>
-struct Activation {  // keeps a NaN
-  using Arguments = ActivationArguments;
-  __device__ V operator()(const V& v, const Arguments& how) const {
-    if (!how.relu2) return v;
-    if constexpr (cute::is_same_v<V, float>) {
-      return v < 0.f ? 0.f : v * v;
-    } else {
-      V out;
-#pragma unroll
-      for (int i = 0; i < V::kElements; ++i) out[i] = Activation<float>{}(v[i], how);
-      return out;
-    }
-  }
-};
 
 // CUTLASS's layouts of scales have constants of type uint32_t, cast to int. To nvcc their types are
 // those of an int, to g++ not, whose host code would then launch a kernel of a name that was never
@@ -114,13 +98,12 @@ struct Product {
       typename Arch::Schedule>::CollectiveOp>::type;
   using Kernel = cutlass::gemm::kernel::GemmUniversal<cutlass::gemm::GroupProblemShape<Problem>,
                                                       Mainloop, Epilogue>;
-  using Stride = typename Kernel::InternalStrideA;  // of rows; all others are alike
   static const CudaKernel<typename Kernel::Params> row;
 };
 
 constexpr int kTileRows = 128, kTileScales = 32, kThreads = 256;  // of `order`
 constexpr int64_t kScaleTile = 128 * 4;
-using RowStride = cute::Stride<int64_t, cute::_1, cute::_0>;
+using RowStride = cute::Stride<int64_t, cute::_1, cute::_0>;      // of codes and results
 
 // Tiles of the scales before those of group e, whose first row is `begin`, or after.
 __host__ __device__ inline int64_t tiles_before(int64_t begin, int64_t e) {

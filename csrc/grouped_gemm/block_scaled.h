@@ -9,6 +9,7 @@
 namespace ww {
 
 struct BlockScaledProduct {
+  int64_t least_rows;                           // of a group, on average
   int64_t (*workspace)(const GroupProduct& g);  // 0 if the device cannot run it
   // Tensor cores take no sign of a block scale. If one is negative, this gives no results but the
   // zeros of the rest; another kernel has to, with the E ends that `left` then has on the device. Else

@@ -325,18 +325,17 @@ const BlockScaledProduct* block_scaled_of_device() {
 #endif
   return nullptr;
 }
-constexpr int kTileOfBlockScaled = 128;  // rows; columns and k of less would be waste, too
 
 // Why CUTLASS's block-scaled products do not take rows and weights that are NVFP4; null if they do.
 // For people it is kWhen of block_scaled_sm100a.cu and block_scaled_sm120a.cu.
 const char* why_not_block_scaled(const GroupProduct& g) {
   const ProductPart& p = g.part[0];
   if (!p.a_block_scales) return "";
-  const int64_t out_size = g.out_dtype == DType::f32 ? 4 : 2;
+  const BlockScaledProduct* product = block_scaled_of_device();
+  if (!product) return "this build has none of CUTLASS for the device";
   if (g.E == 0) return "there is no group";
-  if (rows_of_a_group(g) < kTileOfBlockScaled) return "there are less than 128 rows a group";
-  if (g.N < kTileOfBlockScaled || p.K < kTileOfBlockScaled)
-    return "a group has less than 128 columns or 128 of k";
+  if (rows_of_a_group(g) < product->least_rows) return "a group has few rows";
+  if (g.N < 128 || p.K < 128) return "a group has less than 128 columns or 128 of k";
   if (p.K % 64) return "k is no multiple of 64";
   if (g.M > INT32_MAX || g.N > INT32_MAX || p.K > INT32_MAX) return "an extent is above 2^31";
   if (!is_multiple(p.a, {p.a_stride}, 16, 1) ||
@@ -346,10 +345,9 @@ const char* why_not_block_scaled(const GroupProduct& g) {
   if (!is_multiple(p.a_block_scales, {p.a_block_stride}, 4, 1) ||
       !is_multiple(p.b.block_scales, {p.b.block_stride_e, p.b.block_stride_n}, 4, 1))
     return "rows of block scales are not on 4 bytes";
-  if (!is_multiple(g.out, {g.out_stride}, 16, out_size)) return "results are not on 16 bytes";
-  const BlockScaledProduct* product = block_scaled_of_device();
-  if (!product || product->workspace(g) == 0)
-    return "this build has none of CUTLASS for the device";
+  if (!is_multiple(g.out, {g.out_stride}, 16, g.out_dtype == DType::f32 ? 4 : 2))
+    return "results are not on 16 bytes";
+  if (product->workspace(g) == 0) return "the device has no image of it";
   return nullptr;
 }
 

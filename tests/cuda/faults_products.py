@@ -25,6 +25,7 @@ WEIGHTS = "grouped_gemm/coded_weights.cuh"
 TILES = "grouped_gemm/group_tiles.cuh"
 SM90A = "grouped_gemm/group_product_sm90a.cu"
 SCALED = "grouped_gemm/block_scaled.cuh"
+ACTIVATION = "grouped_gemm/cutlass_activation.cuh"
 MLP = "moe_mlp/moe_mlp_cuda.cu"
 
 
@@ -234,6 +235,7 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("rest not set to 0", "if (g.zero_rest)", when(r"eq\.s16"), ALWAYS),
         ("last columns of the rest", "i < g.N * (out_bytes / 2); i += 32",
          r"setp\.(lt)\.s64 (\S+), (\S+), (\S+);", r"setp.eq.u32 \2, 0, 1;"),
+    ), ACTIVATION: (
         ("activation dropped", "return v < 0.f ? 0.f : v * v;",
          r"mul\.f32 (\S+), (\S+), \S+;", r"mov.f32 \1, \2;"),
     )},
@@ -257,6 +259,7 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("nothing left to another kernel", "to.left[e] = is_negative ? end : 0;", SELECT,
          r"mov.u64 \2, 0;"),
         ("rest not set to 0", "if (!g.zero_rest) return;", when(r"\w+\.\w16"), ALWAYS),
+    ), ACTIVATION: (
         ("activation dropped", "return v < 0.f ? 0.f : v * v;",
          r"mul\.f32 (\S+), (\S+), \S+;", r"mov.f32 \1, \2;"),
     )},
