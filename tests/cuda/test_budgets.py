@@ -122,8 +122,9 @@ def reached() -> dict[str, int]:
                 with targets.simulated(device, check_races=0, check_unwritten=0):
                     tests.check(getattr(ops, op, None) or tests.product, dtype)
                     for launch in simulator().counters():
-                        name = kernels(arch)[launch["symbol"]].name
-                        shared[name] = max(shared.get(name, 0), launch["shared_bytes"])
+                        if kernel := kernels(arch).get(launch["symbol"]):
+                            most = max(shared.get(kernel.name, 0), launch["shared_bytes"])
+                            shared[kernel.name] = most
     return shared
 
 
