@@ -36,9 +36,9 @@ using ScaleLayout = ScaleConfig::LayoutSF;
 using Row = cutlass::layout::RowMajor;
 using Column = cutlass::layout::ColumnMajor;
 
-// CUTLASS's layouts of scales have constants of type uint32_t, cast to int. To nvcc their types are
-// those of an int, to g++ not, whose host code would then launch a kernel of a name that was never
-// compiled. All are made int here, which changes nothing where they are.
+// CUTLASS's layouts of scales have constants of type uint32_t, cast to int. To nvcc their types
+// are those of an int, to g++ not, whose host code would then launch a kernel of a name that was
+// never compiled. All are made int here, which changes nothing where they are.
 template <typename T>
 struct Signed {
   using type = T;
@@ -66,8 +66,8 @@ struct Signed<cutlass::gemm::collective::CollectiveMma<Policy, Tile, A, StrideA,
       ChangeA, LoadB, typename Signed<LayoutsB>::type, CopyB, ChangeB>;
 };
 
-// act((sum * scale of the weights' row) * scale of the row). A pointer to a layout or a scale is how
-// CUTLASS is told that there is one a group, `bool` that one may be for all.
+// act((sum * scale of the weights' row) * scale of the row). A pointer to a layout or a scale is
+// how CUTLASS is told that there is one a group, `bool` that one may be for all.
 template <typename Arch, typename Out>
 struct Product {
   using Tile = typename Arch::Tile;
@@ -157,8 +157,8 @@ struct Preparation {
   int blocks;  // of `order`
 };
 
-// 128 rows and 32 scales from `first` on, a word of 4 scales at a time so that each sector is read and
-// written once; those that are not there are 0. Returns the bits of all.
+// 128 rows and 32 scales from `first` on, a word of 4 scales at a time so that each sector is read
+// and written once; those that are not there are 0. Returns the bits of all.
 __device__ inline uint32_t order_scales(const e4m3_t* scales, int64_t stride, int64_t rows,
                                         int64_t count, int64_t first, uint8_t* tile) {
   const int r = threadIdx.x / 8;
