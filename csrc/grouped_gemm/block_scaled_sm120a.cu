@@ -13,8 +13,8 @@ struct Sm120a {
   using EpilogueSchedule = cutlass::epilogue::collective::EpilogueScheduleAuto;
 };
 // Else the tiles of 64 rows of group_product_sm120a.cu take codes and scales as they are. These
-// read a third less from L2, but to put scales in order moves a fifth more in DRAM. By the bandwidths
-// of both, not yet by a GPU, that pays from here on.
+// read a third less from L2, but to put scales in order moves a fifth more in DRAM. By bandwidths,
+// not yet by a GPU, that pays from here on.
 constexpr int64_t kLeastRows = 256;
 constexpr const char* kWhen =
     "on compute capability 12.0, for NVFP4 times NVFP4 of at least 256 rows a group on average, 128"
