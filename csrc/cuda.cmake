@@ -78,25 +78,35 @@ list(FILTER archs_120a INCLUDE REGEX "^120")
 list(TRANSFORM archs_120a REPLACE "^120a?" "120a")  # FP4 is a feature of sm_120a, not of sm_120
 ww_arch_product(sm120a 120a "${archs_120a}")
 
-# Kernels on CUTLASS, for sm_90a alone: it costs 5 GB and a minute an architecture to compile them.
+# csrc/grouped_gemm/<source>.cu on CUTLASS for one architecture, given as nvcc is to compile it; each
+# takes 5 to 7 GB and a minute to compile. `otherwise` takes its place.
+find_package(Cutlass)
+function(ww_cutlass_product source archs otherwise)
+  if(NOT archs)
+    message(STATUS "CUDA ${source}: none (its architecture is not built for)")
+  elseif(NOT Cutlass_FOUND)
+    message(STATUS "CUDA ${source}: none, ${otherwise} takes its place "
+      "(no CUTLASS; `pip install --no-deps nvidia-cutlass==4.2.0.0`)")
+  else()
+    add_library(warpweave_${source}_objects OBJECT csrc/grouped_gemm/${source}.cu)
+    set_target_properties(warpweave_${source}_objects PROPERTIES CUDA_ARCHITECTURES "${archs}")
+    target_link_libraries(warpweave_${source}_objects PRIVATE Cutlass::Cutlass)
+    ww_cuda_objects(warpweave_${source}_objects)
+    set(cutlass_used ${Cutlass_VERSION} PARENT_SCOPE)
+    set(cuda_objects ${cuda_objects} $<TARGET_OBJECTS:warpweave_${source}_objects> PARENT_SCOPE)
+    string(TOUPPER ${source} macro)
+    set_property(SOURCE csrc/grouped_gemm/grouped_gemm_cuda.cu APPEND PROPERTY
+      COMPILE_DEFINITIONS WW_${macro})
+  endif()
+endfunction()
 set(archs_90a ${CMAKE_CUDA_ARCHITECTURES})
 list(FILTER archs_90a INCLUDE REGEX "^90a")
-find_package(Cutlass)
-if(NOT archs_90a)
-  message(STATUS "CUDA group product of sm_90a: none (sm_90a is not built for)")
-elseif(NOT Cutlass_FOUND)
-  message(STATUS "CUDA group product of sm_90a: none, sm_80's takes its place "
-    "(no CUTLASS; `pip install --no-deps nvidia-cutlass==4.2.0.0`)")
-else()
-  add_library(warpweave_sm90a_objects OBJECT csrc/grouped_gemm/group_product_sm90a.cu)
-  set_target_properties(warpweave_sm90a_objects PROPERTIES CUDA_ARCHITECTURES "${archs_90a}")
-  target_link_libraries(warpweave_sm90a_objects PRIVATE Cutlass::Cutlass)
-  ww_cuda_objects(warpweave_sm90a_objects)
-  set(cutlass_used ${Cutlass_VERSION})
-  list(APPEND cuda_objects $<TARGET_OBJECTS:warpweave_sm90a_objects>)
-  set_property(SOURCE csrc/grouped_gemm/grouped_gemm_cuda.cu APPEND PROPERTY
-    COMPILE_DEFINITIONS WW_SM90A_GROUP_PRODUCT)
-endif()
+ww_cutlass_product(group_product_sm90a "${archs_90a}" "sm_80's")
+set(archs_100a ${CMAKE_CUDA_ARCHITECTURES})
+list(FILTER archs_100a INCLUDE REGEX "^100a?(-|$)")
+list(TRANSFORM archs_100a REPLACE "^100a?" "100a")  # tcgen05 is a feature of sm_100a, not of sm_100
+ww_cutlass_product(block_scaled_sm100a "${archs_100a}" "the product with decoded rows")
+ww_cutlass_product(block_scaled_sm120a "${archs_120a}" "group_product_sm120a")
 
 add_library(warpweave_cuda MODULE ${cuda_objects})
 target_link_options(warpweave_cuda PRIVATE ${WW_EXPORTS} -Wl,--gc-sections -Wl,--no-undefined)

@@ -35,6 +35,8 @@ SHAPES: list[tuple[int, ...]] = [
     (7, 8, 0, 1),
     (20, 10000, 32, 2),  # more tiles than blocks
 ]
+# Many rows a group, for what CUTLASS has: more of k than its stages hold, groups not on its tiles
+MANY = [(520, 136, 192, 2), (260, 136, 704, 1), (270, 256, 128, 1)]
 
 # Targets whose tensor cores take both operands as they are.
 HAVE = {"nvfp4": ["sim:sm_120a"], "e4m3": ["sim:sm_90a", "sim:sm_120a"]}
@@ -108,7 +110,7 @@ def check_one(op: kit.Op, case: Case) -> None:
 
 def check(op: kit.Op, kind: tuple[str, str] = ("bfloat16", "nvfp4")) -> None:
     rows, weights = kind
-    for i, shape in enumerate(SHAPES):
+    for i, shape in enumerate([*SHAPES, *MANY] if kind == ("coded", "nvfp4") else SHAPES):
         shape = shape if weights == "nvfp4" else (*shape[:2], shape[2] + i % 3, shape[3])
         scales, activation = ("tensor", "matrix", "row")[i % 3], (None, "relu2")[i % 2]
         out = (BF16, F32)[i // 2 % 2]
@@ -248,6 +250,127 @@ def test_choice_of_kernel(
     assert launches[-1]["variant"] == f"{weights}, {wanted}"
     if has_own:
         assert launches[0]["because"] == "rows of codes are not on 16 bytes"
+
+
+# --- Many rows of NVFP4: CUTLASS's kernels, where there are some ---
+
+
+def two_groups(**options: Any) -> Case:
+    """Of two and three tiles of rows, the last of them partly there, and one row of no group."""
+    ends = torch.tensor([140, 519], dtype=torch.int32)
+    return make(*MANY[0], "coded", **options) | {"offsets": ends}
+
+
+def next_groups() -> Case:
+    """More tiles than any device has multiprocessors, so that blocks come to other groups."""
+    ends = (248 + torch.arange(20)).cumsum(0)
+    return make(int(ends[-1]) + 1, 640, 128, len(ends), "coded") | {"offsets": ends}
+
+
+def without_a_sign(t: NVFP4Tensor, *at: int) -> tuple[NVFP4Tensor, NVFP4Tensor]:
+    """Two tensors of the same values: one block scale is negative, or its codes are."""
+    scales, codes = t.block_scales.clone(), t.codes.clone()
+    scales.view(torch.uint8)[at] |= 0x80
+    block = (*at[:-1], slice(8 * at[-1], 8 * at[-1] + 8))
+    codes[block] ^= 0x88
+    return (
+        NVFP4Tensor(t.codes, scales, t.global_scale),
+        NVFP4Tensor(codes, t.block_scales, t.global_scale),
+    )
+
+
+def launches_of(case: Case) -> list[dict[str, Any]]:
+    _native.launches()
+    product(**case)
+    return _native.launches()
+
+
+@pytest.fixture
+def cutlass(target: str) -> list[str]:
+    """Launches of a product of many rows on a device with such kernels."""
+    if target not in ("sim:sm_120a", "cuda"):
+        pytest.skip("the device has none")
+    names = [launch["variant"] for launch in launches_of(make(*MANY[0], "coded"))]
+    if "order scales" not in names[0]:
+        pytest.skip("this build has none for the device")
+    return names
+
+
+def test_blocks_come_to_another_group(cutlass: list[str]) -> None:
+    check_one(product, next_groups())
+
+
+@pytest.mark.parametrize("shape", MANY, ids=str)
+def test_many_rows_are_repeatable_under_strides(
+    cutlass: list[str], threads: None, shape: tuple[int, ...]
+) -> None:
+    case = make(*shape, "coded", scales="matrix")
+    check_repeatable(product, case)
+    wanted = run(product, case)[0]
+    for change in (lambda t: kit.strided(t, 16), lambda t: far_apart(t, multiple=16)):
+        for name in ("a", "b"):
+            t = case[name]
+            moved = NVFP4Tensor(change(t.codes), change(t.block_scales), t.global_scale)
+            kit.assert_same_bits(product(**case | {name: moved}), wanted)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_negative_block_scale(target: str, name: str) -> None:
+    """One in many: tensor cores take no sign of it."""
+    case = make(*MANY[0], "coded", activation=None, out=F32)
+    at = (250, 5) if name == "a" else (1, 135, 7)
+    negative, positive = without_a_sign(case[name], *at)
+    check_one(product, case | {name: negative})
+    exact = expected(**case | {name: positive, "out_dtype": F64})
+    kit.assert_accurate(product(**case | {name: negative}), exact, exact.float())
+
+
+@pytest.mark.parametrize("scale", [0x7F, 0xFF])
+def test_a_nan_block_scale_of_many_rows(target: str, scale: int) -> None:
+    case = make(*MANY[0], "coded")
+    case["a"].block_scales.view(torch.uint8)[3, 2] = scale
+    case["b"].block_scales.view(torch.uint8)[1, 7, 11] = scale
+    check_one(product, case)
+
+
+def test_all_rows_are_of_no_group(cutlass: list[str]) -> None:
+    case = make(*MANY[0], "coded")
+    out = product(**case | {"offsets": torch.zeros(2, dtype=torch.int32)})
+    kit.assert_same_bits(out, torch.zeros_like(out))
+
+
+def test_launches_of_many_rows(cutlass: list[str]) -> None:
+    """The product, and what is left to another kernel if a block scale is negative."""
+    order, describe, tiles, *others = cutlass
+    arch = order.partition(",")[0]
+    assert [order, describe] == [f"{arch}, order scales", f"{arch}, describe groups"]
+    assert tiles.startswith(f"{arch}, nvfp4 x nvfp4, 128 x ")
+    assert others in (["nvfp4 x nvfp4, 64 rows"], ["nvfp4, decode rows", "nvfp4, 64 rows"])
+    last = launches_of(make(*MANY[0], "coded", out=F32))[2:]
+    assert last[0]["variant"] == f"{tiles}, to float32"
+    assert last[1]["because"] == "block scales may be negative"
+
+
+@pytest.mark.parametrize(
+    ("shape", "because"),
+    [
+        ((120, 136, 192, 2), "a group has few rows"),
+        ((520, 120, 192, 2), "a group has less than 128 columns or 128 of k"),
+        ((520, 136, 64, 2), "a group has less than 128 columns or 128 of k"),
+        ((520, 140, 192, 2), "results are not on 16 bytes"),
+    ],
+)
+def test_what_else_takes_many_rows(
+    cutlass: list[str], shape: tuple[int, ...], because: str
+) -> None:
+    first, *_ = launches_of(make(*shape, "coded"))
+    assert "order scales" not in first["variant"]
+    assert first["because"] == because
+    case = make(*MANY[0], "coded")
+    b = case["b"]
+    strided = NVFP4Tensor(b.codes, kit.strided(b.block_scales, 3), b.global_scale)
+    first, *_ = launches_of(case | {"b": strided})
+    assert first["because"] == "rows of block scales are not on 4 bytes"
 
 
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)

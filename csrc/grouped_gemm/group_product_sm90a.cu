@@ -25,6 +25,7 @@
 #include "cutlass/gemm/collective/collective_builder.hpp"
 #include "cutlass/gemm/group_array_problem_shape.hpp"
 #include "cutlass/gemm/kernel/gemm_universal.hpp"
+#include "grouped_gemm/cutlass_activation.cuh"
 #include "grouped_gemm/group_product_sm90a.h"
 #include "grouped_gemm/group_tiles.cuh"
 
@@ -38,23 +39,6 @@ using Problem = cute::Shape<int, int, int>;
 using Row = cutlass::layout::RowMajor;
 using Column = cutlass::layout::ColumnMajor;
 using Element = cutlass::bfloat16_t;
-
-struct ActivationArguments { bool relu2; };
-template <typename V>
-struct Activation {  // keeps a NaN
-  using Arguments = ActivationArguments;
-  __device__ V operator()(const V& v, const Arguments& how) const {
-    if (!how.relu2) return v;
-    if constexpr (cute::is_same_v<V, float>) {
-      return v < 0.f ? 0.f : v * v;
-    } else {
-      V out;
-#pragma unroll
-      for (int i = 0; i < V::kElements; ++i) out[i] = Activation<float>{}(v[i], how);
-      return out;
-    }
-  }
-};
 
 template <typename Addend>
 struct SumOf {

@@ -12,6 +12,7 @@
 #include <initializer_list>
 
 #include "core/numerics.h"
+#include "grouped_gemm/block_scaled.h"
 #include "grouped_gemm/coded_tile.cuh"
 #include "grouped_gemm/group_launch.h"
 #include "grouped_gemm/group_product_coded.h"
@@ -173,7 +174,7 @@ cudaError_t launch_bf16(const GroupProduct& g, WeightFormat format, cudaStream_t
 
 // --- The choice between the above and the kernels of sm_90a ---
 
-#if defined(WW_SM90A_GROUP_PRODUCT)
+#if defined(WW_GROUP_PRODUCT_SM90A)
 constexpr bool kHasSm90a = true;
 #else
 constexpr bool kHasSm90a = false;
@@ -246,7 +247,9 @@ namespace {
 // Rows (M,K) of codes as bf16 without their scales, exact; rows of `out` are padded to 16 bytes.
 struct Decoding {
   Weights rows;
-  int64_t M, K, stride;
+  int64_t M;
+  const int64_t* count;  // of them to decode, on the device; null: all
+  int64_t K, stride;
   bf16_t* out;
 };
 
@@ -259,7 +262,8 @@ template <WeightFormat kFormat>
 __global__ void __launch_bounds__(kDecodeThreads) decode(const __grid_constant__ Decoding d) {
   const int64_t warps = int64_t(gridDim.x) * (kDecodeThreads / 32);
   const int64_t warp = (int64_t(blockIdx.x) * kDecodeThreads + threadIdx.x) / 32;
-  for (int64_t m = warp; m < d.M; m += warps) {
+  const int64_t count = d.count ? *d.count : d.M;
+  for (int64_t m = warp; m < count; m += warps) {
     const uint8_t* row = static_cast<const uint8_t*>(d.rows.data) + m * d.rows.stride_n;
     uint32_t* out = reinterpret_cast<uint32_t*>(d.out + m * d.stride);
     for (int64_t i = threadIdx.x % 32; i < d.stride / 2; i += 32) {
@@ -292,6 +296,61 @@ constexpr bool kHasSm89 = true;
 constexpr bool kHasSm89 = false;
 #endif
 
+int64_t decoded_bytes(const GroupedGemmParams& p) {
+  const int64_t bytes = p.a.format == WeightFormat::dense ? 0 : p.M * decoded_stride(p.K) * 2;
+  return (bytes + 255) / 256 * 256;
+}
+
+GroupProduct product_of(const GroupedGemmParams& p) {
+  GroupProduct g{};
+  g.M = p.M, g.N = p.N, g.E = p.E;
+  g.ends = p.offsets, g.ends_is_int64 = p.offsets_is_int64, g.zero_rest = true;
+  g.relu2 = p.relu2;
+  g.parts = 1;
+  g.part[0] = {p.a.data, p.a.stride_n, nullptr, p.b, p.K, p.a.block_scales, p.a.block_stride_n};
+  g.row_scale = p.a.scale, g.row_scale_stride = p.a.scale_stride_n;
+  g.out = p.out, g.out_stride = p.out_stride_m, g.out_dtype = p.out_dtype;
+  g.workspace = static_cast<char*>(p.workspace) + decoded_bytes(p);
+  return g;
+}
+
+const BlockScaledProduct* block_scaled_of_device() {
+  int capability;
+  if (compute_capability(&capability) != cudaSuccess) return nullptr;
+#if defined(WW_BLOCK_SCALED_SM100A)
+  if (capability == 100) return &kBlockScaledSm100a;
+#endif
+#if defined(WW_BLOCK_SCALED_SM120A)
+  if (capability == 120) return &kBlockScaledSm120a;
+#endif
+  return nullptr;
+}
+
+// Why CUTLASS's block-scaled products do not take rows and weights that are NVFP4; null if they do.
+// For people it is kWhen of block_scaled_sm100a.cu and block_scaled_sm120a.cu.
+const char* why_not_block_scaled(const GroupProduct& g) {
+  const ProductPart& p = g.part[0];
+  if (!p.a_block_scales) return "";
+  const BlockScaledProduct* product = block_scaled_of_device();
+  if (!product) return "this build has none of CUTLASS for the device";
+  if (g.E == 0) return "there is no group";
+  if (rows_of_a_group(g) < product->least_rows) return "a group has few rows";
+  if (g.N < 128 || p.K < 128) return "a group has less than 128 columns or 128 of k";
+  if (p.K % 64) return "k is no multiple of 64";
+  if (g.M > INT32_MAX || g.N > INT32_MAX || p.K > INT32_MAX) return "an extent is above 2^31";
+  if (!is_multiple(p.a, {p.a_stride}, 16, 1) ||
+      !is_multiple(p.b.data, {p.b.stride_e, p.b.stride_n}, 16, 1) ||
+      !is_tma_stride(p.a_stride, p.K / 2, 1) || !is_tma_stride(p.b.stride_n, p.K / 2, 1))
+    return "rows of codes are not on 16 bytes, or overlap";
+  if (!is_multiple(p.a_block_scales, {p.a_block_stride}, 4, 1) ||
+      !is_multiple(p.b.block_scales, {p.b.block_stride_e, p.b.block_stride_n}, 4, 1))
+    return "rows of block scales are not on 4 bytes";
+  if (!is_multiple(g.out, {g.out_stride}, 16, g.out_dtype == DType::f32 ? 4 : 2))
+    return "results are not on 16 bytes";
+  if (product->workspace(g) == 0) return "the device has no image of it";
+  return nullptr;
+}
+
 // Why rows that are quantised, too, are decoded to bf16; null if tensor cores take them as they are.
 // For people it is kWhen of group_product_sm89.cu and group_product_sm120a.cu.
 const char* why_not_coded(const GroupedGemmParams& p) {
@@ -322,39 +381,39 @@ cudaError_t launch_coded(const GroupProduct& g, WeightFormat format, cudaStream_
   return cudaErrorInvalidValue;
 }
 
-int64_t decoded_bytes(const GroupedGemmParams& p) {
-  const int64_t bytes = p.a.format == WeightFormat::dense ? 0 : p.M * decoded_stride(p.K) * 2;
-  return (bytes + 255) / 256 * 256;
-}
-
 }  // namespace
 
 int64_t grouped_product_workspace(const GroupedGemmParams& p) {
-  return decoded_bytes(p) + group_product_workspace(p.E);
+  const GroupProduct g = product_of(p);
+  return decoded_bytes(p) + (why_not_block_scaled(g) ? group_product_workspace(p.E)
+                                                     : block_scaled_of_device()->workspace(g));
 }
 
 int launch_grouped_product(const GroupedGemmParams& p, void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
-  GroupProduct g{};
-  g.M = p.M, g.N = p.N, g.E = p.E;
-  g.ends = p.offsets, g.ends_is_int64 = p.offsets_is_int64, g.zero_rest = true;
-  g.relu2 = p.relu2;
-  g.parts = 1;
-  g.part[0] = {p.a.data, p.a.stride_n, nullptr, p.b, p.K, p.a.block_scales, p.a.block_stride_n};
-  g.row_scale = p.a.scale, g.row_scale_stride = p.a.scale_stride_n;
-  g.out = p.out, g.out_stride = p.out_stride_m, g.out_dtype = p.out_dtype;
-  g.workspace = static_cast<char*>(p.workspace) + decoded_bytes(p);
+  GroupProduct g = product_of(p);
   if (p.a.format == WeightFormat::dense) return launch_group_product(g, p.dtype, stream);
   if (p.M == 0 || p.N == 0) return cudaSuccess;
+  int capability;
+  cudaError_t status = compute_capability(&capability);
+  if (status != cudaSuccess) return status;
+  const char* why_not_cutlass = why_not_block_scaled(g);
+  const int64_t* left = nullptr;
+  if (!why_not_cutlass) {
+    status = block_scaled_of_device()->launch(g, left, stream);
+    if (status != cudaSuccess) return status;
+    g.ends = left, g.ends_is_int64 = true, g.zero_rest = false;
+    why_not_cutlass = "block scales may be negative";
+  }
   const char* why = why_not_coded(p);
+  const Because because(!why || capability == 100 ? why_not_cutlass : why);
   if (!why) return launch_coded(g, p.a.format, stream);
 
-  const Because because(why);
   bf16_t* decoded = static_cast<bf16_t*>(p.workspace);
-  const Decoding d{p.a, p.M, p.K, decoded_stride(p.K), decoded};
+  const Decoding d{p.a, p.M, left ? left + p.E - 1 : nullptr, p.K, decoded_stride(p.K), decoded};
   const CudaKernel<Decoding>& kernel = kDecode[int(p.a.format) - 1];
   int resident;
-  cudaError_t status = kernel.resident_blocks(kDecodeThreads, 0, &resident);
+  status = kernel.resident_blocks(kDecodeThreads, 0, &resident);
   if (status != cudaSuccess) return status;
   const int64_t blocks = (d.M * 32 + kDecodeThreads - 1) / kDecodeThreads;
   status = kernel.launch(blocks < resident ? blocks : int64_t(resident), kDecodeThreads, stream, d);

@@ -24,6 +24,8 @@ CODED = "grouped_gemm/coded_tile.cuh"
 WEIGHTS = "grouped_gemm/coded_weights.cuh"
 TILES = "grouped_gemm/group_tiles.cuh"
 SM90A = "grouped_gemm/group_product_sm90a.cu"
+SCALED = "grouped_gemm/block_scaled.cuh"
+ACTIVATION = "grouped_gemm/cutlass_activation.cuh"
 MLP = "moe_mlp/moe_mlp_cuda.cu"
 
 
@@ -37,6 +39,9 @@ NAN_SCALE = coded.make(*coded.SHAPES[2], out=F32)
 NAN_SCALE["b"].block_scales.view(torch.uint8)[0, 5, 3] = 0x7F
 NAN_CODE = coded.make(*coded.SHAPES[2], weights="e4m3", activation=None, out=F32)
 NAN_CODE["b"].data.view(torch.uint8)[0, 5, 37] = 0x7F
+
+MANY_NVFP4 = coded.two_groups(scales="matrix")
+NEGATIVE = MANY_NVFP4 | {"b": coded.without_a_sign(MANY_NVFP4["b"], 1, 135, 7)[0]}
 
 PROBES = {
     "product, 16 rows": Probe("grouped_gemm", "A100", each(gemm.check_product,
@@ -68,6 +73,11 @@ PROBES = {
         coded.make(*coded.SHAPES[2], rows="coded"))),
     "coded, e4m3 x e4m3": Probe("fp8_matmul", "H100", coded_cases(
         coded.make(*coded.SHAPES[5], rows="coded", weights="e4m3", activation=None))),
+    "block-scaled": Probe("nvfp4_matmul", "RTX PRO 6000", coded_cases(MANY_NVFP4, NEGATIVE)),
+    "block-scaled, stages": Probe("nvfp4_matmul", "RTX PRO 6000", coded_cases(
+        coded.make(*coded.MANY[1], "coded"))),
+    "block-scaled, groups": Probe("nvfp4_matmul", "RTX PRO 6000", coded_cases(
+        coded.next_groups()), check_races=0),
     "experts": Probe("moe_mlp", "A100", each(mlp.check_one,
         mlp.make(*mlp.SHAPES[1]), mlp.make(*mlp.SHAPES[2]))),
     "experts, sm_90a": Probe("moe_mlp", "H100", each(mlp.check_one,
@@ -81,7 +91,15 @@ COOPERATIVE = [m for m in MUTATIONS if m.entry == "sm90_cooperative"]
 OF_THE_NEXT_GROUP = [
     m for m in MUTATIONS if m.entry == "sm90_grouped_bf16" and "acquire" not in m.name
 ]
-CUTLASS = {"product, sm_90a, stages": COOPERATIVE, "product, sm_90a, groups": OF_THE_NEXT_GROUP}
+CUTLASS = {
+    "product, sm_90a, stages": COOPERATIVE,
+    "product, sm_90a, groups": OF_THE_NEXT_GROUP,
+    "block-scaled, stages": [m for m in MUTATIONS if m.entry == "sm120_nvfp4"],
+    "block-scaled, groups": OF_THE_NEXT_GROUP,
+}
+
+ZERO = (r"mul\.lo\.s64 (\S+), [^;]*;", r"mov.u64 \1, 0;")
+START = (r"mad\.lo\.s64 (\S+), \S+, \S+, (\S+);", r"mov.u64 \1, \2;")
 
 TABLE: dict[str, dict[str, Rows]] = {
     "product, 16 rows": {MMA: (
@@ -217,6 +235,31 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("rest not set to 0", "if (g.zero_rest)", when(r"eq\.s16"), ALWAYS),
         ("last columns of the rest", "i < g.N * (out_bytes / 2); i += 32",
          r"setp\.(lt)\.s64 (\S+), (\S+), (\S+);", r"setp.eq.u32 \2, 0, 1;"),
+    ), ACTIVATION: (
+        ("activation dropped", "return v < 0.f ? 0.f : v * v;",
+         r"mul\.f32 (\S+), (\S+), \S+;", r"mov.f32 \1, \2;"),
+    )},
+    "block-scaled": {SCALED: (
+        ("group's rows start at 0", "to.a[e] =", *START),
+        ("weights of the first expert", "to.b[e] =", *START),
+        ("scales of the first group's rows", "to.a_scales[e] =", *START),
+        ("scales of the first expert", "to.b_scales[e] =", *START),
+        ("scales of rows start at 0", "to.row_scale[e] =", *ZERO),
+        ("scale of the first expert", "to.column_scale[e] =", *ZERO),
+        ("results of another group", "to.out[e] =", *ZERO),
+        ("a row too many in a group", "const int rows = is_negative ? 0 : int(end - begin)",
+         r"sub\.s32 (\S+), (\S+), (\S+);", r"sub.s32 \1, \2, \3; add.s32 \1, \1, 1;"),
+        ("tiles of scales closer", "tile + word * kScaleTile + r * 16",
+         r"shl\.b64 (\S+), (\S+), 9;", r"shl.b64 \1, \2, 8;"),
+        ("next tile of scales over the first", "(tile.m0 - begin) / kTileRows",
+         r"sub\.s64 (\S+), (\S+), (\S+);", r"mov.u64 \1, 0;"),
+        ("scales past the last row", "v[i] = r + 32 * i >= rows", when(r"\w+\.s64"), NEVER),
+        ("signs of scales not noticed", "bits & 0x80808080", r"and\.b32 (\S+), [^;]*;",
+         r"mov.u32 \1, 0;"),
+        ("nothing left to another kernel", "to.left[e] = is_negative ? end : 0;", SELECT,
+         r"mov.u64 \2, 0;"),
+        ("rest not set to 0", "if (!g.zero_rest) return;", when(r"\w+\.\w16"), ALWAYS),
+    ), ACTIVATION: (
         ("activation dropped", "return v < 0.f ? 0.f : v * v;",
          r"mul\.f32 (\S+), (\S+), \S+;", r"mov.f32 \1, \2;"),
     )},

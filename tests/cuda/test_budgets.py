@@ -22,6 +22,7 @@ import targets
 from ptxsim import build
 from ptxsim.driver import simulator
 from warpweave import ops
+from warpweave.quantized import NVFP4Tensor
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,7 +30,7 @@ else:
     import tomli as tomllib
 
 BUDGETS = tomllib.loads(Path(__file__).with_name("budgets.toml").read_text())
-DEVICES = {"sm_80": "A100", "sm_90a": "H100"}
+DEVICES = {"sm_80": "A100", "sm_90a": "H100", "sm_120a": "RTX PRO 6000"}
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
 pytestmark = pytest.mark.skipif(
@@ -60,7 +61,7 @@ def is_stub(symbol: bytes, text: str) -> bool:
 
 @cache
 def kernels(arch: str) -> dict[str, Compiled]:
-    """By symbol, those that the device can run."""
+    """By symbol, those that the device can run; on sm_120a what is for it alone."""
     ptx = simulator().c.ptxsim_ptx
     with targets.simulated(DEVICES[arch]):
         library = ctypes.CDLL(str(build.warpweave()))
@@ -74,7 +75,8 @@ def kernels(arch: str) -> dict[str, Compiled]:
             if r.arch and not is_stub(r.symbol, ptx(r.symbol).decode())
         }
     assert len({k.name for k in found.values()}) == len(found), "two rows of a name"
-    return found
+    others = names("sm_80", "sm_90a") if arch == "sm_120a" else set()
+    return {symbol: kernel for symbol, kernel in found.items() if kernel.name not in others}
 
 
 def names(*archs: str) -> set[str]:
@@ -104,6 +106,7 @@ GRIDS = {
     "ssd_scan": (BF16, F32),
     "ssm_step": (BF16, F32, torch.float16),
 }
+GRIDS_OF_ITS_OWN = {"sm_120a": {"coded_products": [("coded", "nvfp4")]}}
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +116,15 @@ def reached() -> dict[str, int]:
     for arch, device in DEVICES.items():
         if names(arch) <= set(shared):  # no kernel of its own
             continue
-        for op, dtypes in GRIDS.items():
+        for op, dtypes in GRIDS_OF_ITS_OWN.get(arch, GRIDS).items():
             tests = importlib.import_module(f"test_{op}")
             for dtype in dtypes:  # the race checker runs in the op's own tests
                 with targets.simulated(device, check_races=0, check_unwritten=0):
                     tests.check(getattr(ops, op, None) or tests.product, dtype)
                     for launch in simulator().counters():
-                        name = kernels(arch)[launch["symbol"]].name
-                        shared[name] = max(shared.get(name, 0), launch["shared_bytes"])
+                        if kernel := kernels(arch).get(launch["symbol"]):
+                            most = max(shared.get(kernel.name, 0), launch["shared_bytes"])
+                            shared[kernel.name] = most
     return shared
 
 
@@ -265,6 +269,16 @@ def gemm(rows: int, tile: int, N: int, K: int, columns: int = 128) -> Slice:
     return Slice(call, M * N, tiles * (tile + columns) * K * 2 + M * N * 2, 2.0 * M * N * K)
 
 
+def nvfp4(M: int, N: int, K: int) -> Slice:
+    """Block scales are put in order before: read and written once more."""
+    codes = [torch.randint(256, (n, K // 2), dtype=torch.uint8) for n in (M, N)]
+    scales = [torch.rand(n, K // 16).to(torch.float8_e4m3fn) for n in (M, N)]
+    a, b = (NVFP4Tensor(c, s, torch.tensor(1.0)) for c, s in zip(codes, scales, strict=True))
+    tiles = M / 128 * N / 128
+    read = tiles * (128 + 128) * K * 9 / 16 + 2 * (M + N) * K / 16
+    return Slice(lambda: ops.nvfp4_matmul(a, b), M * N, read + M * N * 2, 2.0 * M * N * K)
+
+
 def experts(T: int, K: int, I: int) -> Slice:  # noqa: E741
     """Each of 8 experts gets 16 tokens, a tile of rows; the sums of two rows of fp32 follow."""
     pairs = T * 2
@@ -347,6 +361,7 @@ SLICES: dict[str, Callable[[], Slice]] = {  # on the A100, or as the name says
     "H100: grouped_gemm, 256 rows": lambda: gemm(256, 128, 512, 512, columns=256),
     "H100: ssd_scan, P64 N64": lambda: scan(256, 8, 64, 64, 17, on_hopper=True),
     "H100: ssd_scan, P64 N128": lambda: scan(256, 8, 64, 128, 17, on_hopper=True),
+    "RTX PRO 6000: nvfp4_matmul, 512 rows": lambda: nvfp4(512, 1024, 1024),
 }
 GLOBAL = ("global_load", "global_store", "global_atomic", "cp_async_load", "bulk_load",
           "bulk_store", "tma_load", "tma_store")  # fmt: skip
@@ -364,7 +379,7 @@ class Cost(NamedTuple):
 
 def cost(name: str) -> Cost:
     part = SLICES[name]()
-    device = "H100" if name.startswith("H100") else "A100"
+    device = name.partition(":")[0] if ":" in name else "A100"
     with targets.simulated(device, check_races=0, check_unwritten=0):
         part.call()
         launches = [c for c in simulator().counters() if part.kernel in c["symbol"]]
@@ -412,9 +427,11 @@ def test_slices(costs: dict[str, Cost]) -> None:
 def test_less_than_a_kernel_takes_is_refused(
     reached: dict[str, int], costs: dict[str, Cost], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = next(iter(BUDGETS["kernels"].values()))
+    kernels_of = {
+        arch: next(k for k in BUDGETS["kernels"].values() if arch in k) for arch in DEVICES
+    }
     for budget, name in (
-        *((kernel, arch) for arch in DEVICES),
+        *((kernel, arch) for arch, kernel in kernels_of.items()),
         *((slice, "instructions") for slice in BUDGETS["slices"].values()),
         *((BUDGETS["limits"], name) for name in BUDGETS["limits"]),
     ):

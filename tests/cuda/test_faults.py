@@ -12,14 +12,14 @@ import faults_products
 import faults_scan
 import pytest
 from planted import Fault, planted, without
-from test_budgets import kernels
+from test_budgets import DEVICES, kernels
 
 import targets
 from ptxsim.driver import simulator
 from ptxsim.tests.oracles.mutations import Mutation
 from warpweave import _native, ops
 
-ARCHS = {"A100": "sm_80", "H100": "sm_90a"}
+ARCHS = {device: arch for arch, device in DEVICES.items()}
 MOST = 5_000_000  # warp instructions of a launch: for loops that a fault keeps from ending
 
 TABLES = (faults, faults_scan, faults_products)
@@ -95,7 +95,7 @@ def test_without_a_fault_all_is_well(probe: str) -> None:
 )
 def test_is_caught(probe: str, fault: Fault | Mutation, table: list[str]) -> None:
     modules = modules_of(probe)
-    plant = fault.apply if isinstance(fault, Mutation) else partial(planted, fault=fault)
+    plant = fault.planted if isinstance(fault, Mutation) else partial(planted, fault=fault)
     faulty = {s: plant(ptx) for s, ptx in modules.items()}
     assert faulty != modules, f"no place for: {fault.name}"
     caught = outcome(probe, faulty)

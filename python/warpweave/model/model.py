@@ -350,7 +350,7 @@ class MoE(nn.Module):
         linears = [fc1, fc2, *((None, None) if shared is None else shared.linears())]
         out: Tensor
         if not self.bias and not self._quantises_activations(linears):  # the one op does neither
-            w1, w2, s1, s2 = (m and m.matrix("weight", x.dtype) for m in linears)
+            w1, w2, s1, s2 = (m if m is None else m.matrix("weight", x.dtype) for m in linears)
             out = self.ops.latent_moe(rows, weights, indices, w1, up, down, w2, s1, s2)
             return out.view_as(x)
         out = self.ops.experts(
@@ -365,9 +365,9 @@ class MoE(nn.Module):
     def _quantises_activations(self, linears: list[Linear | None]) -> bool:
         if self.ops.activations == "bf16":
             return False
-        inputs = [self.experts.inputs(name) for name in self.experts.matrices]
-        inputs += [m and m.inputs("weight") for m in linears]
-        return any(i is not None for i in inputs)
+        experts, given = self.experts, (m for m in linears if m is not None)
+        inputs = [experts.inputs(name) for name in experts.matrices]
+        return any(i is not None for i in (*inputs, *(m.inputs("weight") for m in given)))
 
 
 class Block(nn.Module):

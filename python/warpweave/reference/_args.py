@@ -14,7 +14,7 @@ def acc_dtype(*tensors: Tensor | None) -> torch.dtype:
     return torch.float64 if wide else torch.float32
 
 
-def check_shape(name: str, t: Tensor | None, shape: tuple[int, ...], letters: str) -> None:
+def check_shape(name: str, t: Any, shape: tuple[int, ...], letters: str) -> None:
     """Raise ValueError unless `t` is None or has exactly `shape`, spelt `letters` in docs."""
     if t is not None and tuple(t.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(t.shape)}, supported is {letters} = {shape}")

@@ -17,8 +17,9 @@ def latent_moe(
     x (T,d); fc1 (l,d) and fc2 (d,l), both None for a plain MoE with l = d; up (E,I,l), down
     (E,l,I), weights (T,k) fp32 and indices (T,k) as for `moe_mlp`; shared_up (S,d) and shared_down
     (d,S), both None without a shared expert. Each matrix is a Tensor, NVFP4Tensor or FP8Tensor; the
-    fp32 scale of a quantised one multiplies its product. fc1 x, the routed sum and relu2(shared_up x) are
-    rounded to x.dtype; the two last products are added in fp32 (float64 for float64), rounded once.
+    fp32 scale of a quantised one multiplies its product. fc1 x, the routed sum and
+    relu2(shared_up x) are rounded to x.dtype; the two last products are added in fp32 (float64 for
+    float64), rounded once.
     Returns (T,d) in x.dtype. Raises ValueError or TypeError naming the argument.
     """
     check_dim("x", x, (2,), "(T, d)")

@@ -15,10 +15,14 @@ class Mutation:
     why_there: str
     edit: Callable[[str], str]  # of one kernel
 
-    def apply(self, ptx: str) -> str:
+    def planted(self, ptx: str) -> str:
         """The PTX with the fault in every kernel that has the place."""
         parts = re.split(r"^(?=(?:\.visible )?\.entry)", ptx, flags=re.MULTILINE)
-        mutated = "".join(map(self.edit, parts))
+        return "".join(map(self.edit, parts))
+
+    def apply(self, ptx: str) -> str:
+        """The same, where there has to be a place."""
+        mutated = self.planted(ptx)
         if mutated == ptx:
             raise ValueError(f"{self.entry} has no place for: {self.name}")
         return mutated

@@ -18,7 +18,7 @@ NO_SWIZZLE, SWIZZLE_32, SWIZZLE_64, SWIZZLE_128 = range(4)
 THREE = {"rank": 3, "size": (64, 8, 8), "stride": (128, 1024), "box": (8, 1, 1), "steps": (1, 1, 1)}
 GOOD: list[dict[str, Any]] = [
     {}, {"steps": (0, 1)}, {"fill": 1}, {"size": (2**32, 1)}, {"stride": (2**40 - 16,)},
-    {"box": (64, 256)}, {"swizzle": 4}, {"swizzle": 5}, {"swizzle": 6},
+    {"address": 0}, {"box": (64, 256)}, {"swizzle": 4}, {"swizzle": 5}, {"swizzle": 6},
     {"swizzle": SWIZZLE_64, "box": (32, 1)}, {"swizzle": SWIZZLE_32, "box": (16, 1)},
     {"swizzle": NO_SWIZZLE, "box": (256, 1)},
     {"rank": 1, "size": (9,), "box": (8,), "swizzle": NO_SWIZZLE},
