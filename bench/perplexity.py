@@ -42,15 +42,15 @@ def main() -> None:
 
     base = measure(MODEL_DIR)
     print(f"bf16: perplexity {base:.3f} over {count} tokens", flush=True)
+    variants = {"": {}, ", head": {"head": True}, ", 4/6": {"four_over_six": True}}
     for recipe in RECIPES:
-        for four_over_six in (False, True) if recipe != "fp8" else (False,):
+        for variant, kind in list(variants.items())[: 2 if recipe == "fp8" else 3]:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model"
-                quantize(MODEL_DIR, path, recipe, four_over_six=four_over_six, amax=amax,
-                         backend=options.backend)  # fmt: skip
+                quantize(MODEL_DIR, path, recipe, amax=amax, backend=options.backend, **kind)
                 for activations in ("bf16", "checkpoint")[: 1 + ("w4a16" not in recipe)]:
                     got = measure(path, activations=activations)
-                    name = f"{recipe}{', 4/6' if four_over_six else ''}, activations {activations}"
+                    name = f"{recipe}{variant}, activations {activations}"
                     print(f"{name}: {got:.3f}, {100 * (got / base - 1):+.2f} %", flush=True)
 
 

@@ -121,12 +121,15 @@ def test_bits_are_those_of_an_independent_writer(source, tmp_path, recipe):
     assert relative(logits(load(tmp_path / "q")), logits(dense)) < 1e-5
 
 
-@pytest.mark.parametrize("four_over_six", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"four_over_six": True}, {"head": True}], ids=lambda o: next(iter(o), "plain")
+)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_model_in_memory_gets_the_same(source, tmp_path, recipe, four_over_six):
-    run(source, tmp_path / "q", recipe, four_over_six=four_over_six)
+def test_a_model_in_memory_gets_the_same(source, tmp_path, recipe, options):
+    run(source, tmp_path / "q", recipe, **options)
     stored, ours = load(tmp_path / "q", mmap=False).state_dict(), load(source)
-    quantize_model(ours, recipe, four_over_six=four_over_six)
+    quantize_model(ours, recipe, **options)
+    assert bool(list(ours.lm_head.quantized())) == ("head" in options)
     assert stored.keys() == ours.state_dict().keys()
     for name, t in ours.state_dict().items():
         assert stored[name].dtype == t.dtype, name

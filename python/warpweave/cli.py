@@ -192,6 +192,7 @@ def quantize(
     four_over_six: Annotated[
         bool, typer.Option("--four-over-six", help="Scale NVFP4 blocks to 4 where that errs less.")
     ] = False,
+    head: Annotated[bool, typer.Option("--head", help="Also the language model head.")] = False,
     calibration: Annotated[
         Path | None,
         typer.Option("--calibrate", help="Text on which to measure activations for their scales."),
@@ -234,7 +235,7 @@ def quantize(
 
         with progress_bar("quantising") as show:
             matrices = quantizer.quantize(
-                source, target, recipe, four_over_six=four_over_six, amax=amax,
+                source, target, recipe, four_over_six=four_over_six, head=head, amax=amax,
                 max_shard_bytes=int(shard_gib * 2**30), backend=backend, progress=show,
                 finish=finish,
             )  # fmt: skip

@@ -66,7 +66,8 @@ class Linear(Matrices, nn.Linear):
         def __call__(self, x: Tensor, out_dtype: torch.dtype | None = None) -> Tensor: ...
 
     def forward(self, x: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
-        y = self.ops.linear(x, self.matrix("weight", x.dtype), self.inputs("weight"), out_dtype)
+        inputs = None if self.ops.activations == "bf16" else self.inputs("weight")
+        y = self.ops.linear(x, self.matrix("weight", x.dtype), inputs, out_dtype)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 

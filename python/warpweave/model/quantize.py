@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 # Which algorithm a linear layer gets, by the first expression that matches its name. Routers,
-# convolutions, norms, embeddings and the head match none.
+# convolutions, norms and embeddings match none, and the head only where that is asked for.
 _LINEAR = r"layers\.\d+\.mixer\..*_proj"
 RECIPES: dict[str, tuple[tuple[str, str], ...]] = {
     "nvfp4": ((_LINEAR, "NVFP4"),),
@@ -69,12 +69,14 @@ _CHUNK = 1 << 19  # elements of a matrix in memory at a time: they stay in the c
 _COPY = 1 << 24  # bytes
 
 
-def algorithm(recipe: str, layer: str, K: int) -> str | None:
+def algorithm(recipe: str, layer: str, K: int, head: bool = False) -> str | None:
     """ModelOpt's name for what a recipe does to a layer, as "layers.1.mixer.in_proj"; None for
-    nothing, as for NVFP4 where rows are no whole blocks."""
+    nothing, as for NVFP4 where rows are no whole blocks. With `head` lm_head is one of them."""
     if recipe not in RECIPES:
         raise ValueError(f"recipe {recipe!r} is not supported, only {', '.join(RECIPES)}")
     name = next((name for form, name in RECIPES[recipe] if re.fullmatch(form, layer)), None)
+    if head and layer == "lm_head":
+        name = RECIPES[recipe][0][1]
     return None if name and "NVFP4" in name and K % BLOCK else name
 
 
@@ -101,14 +103,16 @@ def encode(
 
 
 @torch.no_grad()
-def quantize_model(model: Model, recipe: str, *, four_over_six: bool = False) -> None:
+def quantize_model(
+    model: Model, recipe: str, *, four_over_six: bool = False, head: bool = False
+) -> None:
     """Quantise the matrices of a model in place, as `quantize` does without calibration."""
     for path, module in model.named_modules():
         for leaf in module.matrices if isinstance(module, Matrices) else ():
             if leaf in module.quantized():
                 continue
             w = getattr(module, leaf)
-            name = algorithm(recipe, layer_name(f"{path}.{leaf}"), w.shape[-1])
+            name = algorithm(recipe, layer_name(f"{path}.{leaf}"), w.shape[-1], head)
             if name is None:
                 continue
             scale = weight_scale(w.abs().amax((-2, -1)).float(), name, four_over_six)
@@ -147,7 +151,7 @@ class Job:
         return sum(torch.Size(s).numel() * d.itemsize for _, s, d in self.outputs())
 
 
-def plan(path: Path, recipe: str) -> list[Job]:
+def plan(path: Path, recipe: str, head: bool = False) -> list[Job]:
     """What is done to every tensor of a checkpoint, layer by layer, experts in order. ValueError
     where it is quantised already."""
     jobs = []
@@ -167,7 +171,7 @@ def plan(path: Path, recipe: str) -> list[Job]:
                 continue
             layer, kind = layer_name(name, expert), None
             if plain.endswith(".weight") and len(entry.shape) == 2:
-                kind = algorithm(recipe, layer, entry.shape[-1])
+                kind = algorithm(recipe, layer, entry.shape[-1], head)
             jobs.append(Job(entry, full_name, layer, kind))
     order = lambda job: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", job.name)]  # noqa: E731
     return sorted(jobs, key=order)
@@ -201,6 +205,7 @@ def quantize(
     recipe: str,
     *,
     four_over_six: bool = False,
+    head: bool = False,
     amax: Mapping[str, float] | None = None,
     max_shard_bytes: int = 5 << 30,
     backend: str = "native",
@@ -209,6 +214,7 @@ def quantize(
 ) -> list[dict[str, Any]]:
     """Write a quantised copy of a checkpoint directory; returns one row for each quantised matrix.
 
+    head: lm_head, too, which released checkpoints leave in bfloat16.
     amax: the largest magnitudes of the inputs of layers, by name without prefix, from `calibrate`;
     layers that are not in it are taken to have inputs up to ASSUMED_AMAX. finish is called with
     the directory before it appears under its name, and the rows. An interrupted run is continued
@@ -220,14 +226,15 @@ def quantize(
     config = Config.from_pretrained(source)
     if read_metadata(source, config):
         raise ValueError(f"{source} is quantised already")
-    jobs = plan(source, recipe)
+    jobs = plan(source, recipe, head)
     if not any(job.algorithm for job in jobs):
         raise ValueError(f"recipe {recipe!r} finds nothing to quantise in {source}")
     ops = load_backend(backend)
     shards = split(jobs, max_shard_bytes)
     writer = Writer(ops, four_over_six, dict(amax or {}), progress, jobs)
     staging = target.parent / f".{target.name}.quantizing"
-    options = {"recipe": recipe, "four_over_six": four_over_six, "amax": writer.amax,
+    options = {"recipe": recipe, "four_over_six": four_over_six, "head": head,
+               "amax": writer.amax,
                "max_shard_bytes": max_shard_bytes, "files": fingerprint(source)}  # fmt: skip
     with locked(staging, options):
         weight_map: dict[str, str] = {}

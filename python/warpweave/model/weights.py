@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..quantized import FP8Tensor, NVFP4Tensor
 
+Checked = tuple[NVFP4Tensor | FP8Tensor, tuple[tuple[str, Tensor | None], ...]]
 SCALES = ("weight_scale", "weight_scale_2", "input_scale")
 
 
@@ -32,13 +33,27 @@ class Matrices(nn.Module):
     per_token: frozenset[str] = frozenset()
 
     def matrix(self, name: str, dtype: torch.dtype) -> Tensor | NVFP4Tensor | FP8Tensor:
+        dense = self._parameters.get(name)
+        if dense is not None:
+            return dense.to(dtype)
+        # Put together and checked once, not in every step, for as long as the buffers are the same.
+        known: dict[str, Checked] = self.__dict__.setdefault("_checked", {})
+        if (entry := known.get(name)) is not None:
+            matrix, parts = entry
+            if all(self._buffers.get(part) is t for part, t in parts):
+                return matrix
+        matrix, names = self._check(name)
+        known[name] = matrix, tuple((part, self._buffers[part]) for part in names)
+        return matrix
+
+    def _check(self, name: str) -> tuple[NVFP4Tensor | FP8Tensor, tuple[str, ...]]:
+        """A quantised matrix, and the buffers that it is made of."""
         data: Tensor = getattr(self, name)
-        if name in self._parameters:
-            return data.to(dtype)
-        scale: Tensor = getattr(self, scale_name(name, "weight_scale"))
         if data.dtype == torch.uint8:
-            return NVFP4Tensor(data, scale, getattr(self, scale_name(name, "weight_scale_2")))
-        return FP8Tensor(data, scale)
+            names = (name, *(scale_name(name, s) for s in ("weight_scale", "weight_scale_2")))
+            return NVFP4Tensor(*(getattr(self, part) for part in names)), names
+        names = (name, scale_name(name, "weight_scale"))
+        return FP8Tensor(*(getattr(self, part) for part in names)), names
 
     def inputs(self, name: str) -> Tensor | str | None:
         """How the checkpoint quantises what is multiplied with this matrix: the scale, "token" for
