@@ -11,6 +11,8 @@ PROMPT ?= It was a bright cold morning, and
 GPU    := $(wildcard /dev/nvidia0)
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
+# Processes that run tests: one a core, and some 3 GiB each.
+WORKERS ?= $(shell n=$$(nproc) && echo $$((n < 8 ? n : 8)))
 PIP    := $(BIN)/python -m pip -q --disable-pip-version-check
 BUILD  := $(PIP) install --no-build-isolation --no-warn-conflicts -e
 # Only the headers in it are of use, not the Python that it depends on, of which pip would warn.
@@ -27,7 +29,7 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(CUTLASS)
 	$(if $(GPU),WARPWEAVE_SIMULATION=ON,$(SIMULATED)) $(BUILD) '.[test]'
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 bench: $(VENV)/ready
 	$(CUTLASS)

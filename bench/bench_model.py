@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefill and decoding of a whole model, against transformers with the very same tensors.
+"""Prefill and decoding of a whole model, against transformers with the very same tensors; and
+decoding in NVFP4, against bf16.
 
 Model M, 417 M parameters in bf16, is small enough for any machine and has every kind of layer. A
 decoded token moves all active weights and the keys and values once, the Mamba states twice (in and
@@ -9,6 +10,7 @@ out). A prefilled one multiplies by the active weights; scan and attention are n
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from importlib.util import find_spec
 from itertools import cycle
@@ -19,6 +21,7 @@ import torch
 from harness import Case
 from warpweave import Config, Model
 from warpweave.model.cache import Cache, MambaState
+from warpweave.model.quantize import quantize_model
 
 HAVE_THEIRS = find_spec("transformers") is not None
 PROMPT = 2048
@@ -64,15 +67,25 @@ def prefilled() -> tuple[Any, ...]:
     return *models(), prefill(*args), their_prefill(*args) if HAVE_THEIRS else None, tokens
 
 
+def both_precisions(head: bool) -> tuple[Any, ...]:
+    """The model in NVFP4 and in bf16, what each remembers, and random tokens."""
+    ours, _ = models()
+    narrow = deepcopy(ours)
+    quantize_model(narrow, "nvfp4", head=head)
+    prompt = torch.randint(M.vocab_size, (1, PROMPT))
+    tokens = cycle(torch.randint(M.vocab_size, (512, 1, 1)))
+    return narrow, ours, *(prefill(model, None, prompt) for model in (narrow, ours)), tokens
+
+
 def cases() -> Iterator[Case]:
     versus = "transformers" if HAVE_THEIRS else "transformers is missing"
-    head = M.vocab_size * M.hidden_size
-    active = M.parameters(active=True) - head  # a token reads one row of the embedding
+    head_size = M.vocab_size * M.hidden_size
+    active = M.parameters(active=True) - head_size  # a token reads one row of the embedding
     yield Case(
         f"M prefill (1, {PROMPT})", torch.bfloat16,
         lambda: (*models(), torch.randint(M.vocab_size, (1, PROMPT))), prefill,
         versus, their_prefill if HAVE_THEIRS else None,
-        flops=2 * (active - head) * PROMPT, bound="fma_bf16", tokens=PROMPT,
+        flops=2 * (active - head_size) * PROMPT, bound="fma_bf16", tokens=PROMPT,
     )  # fmt: skip
     layers = Cache(M, dtype=torch.bfloat16, capacity=PROMPT).layers
     states = sum(layer.nbytes() * (1 + isinstance(layer, MambaState)) for layer in layers if layer)
@@ -82,3 +95,12 @@ def cases() -> Iterator[Case]:
         lambda ours, _, past, __, ids: ours(next(ids), cache=past), versus,
         theirs if HAVE_THEIRS else None, bytes=2 * active + states, bound="read", tokens=1,
     )  # fmt: skip
+    for head in (False, True):
+        bits = 4.5 * (active - head_size) + (4.5 if head else 16) * head_size
+        yield Case(
+            f"M NVFP4{' with its head' if head else ''} decode (1, 1) after {PROMPT}",
+            torch.bfloat16, lambda head=head: both_precisions(head),
+            lambda narrow, _, past, __, ids: narrow(next(ids), cache=past), "its bf16 decode",
+            lambda _, ours, __, past, ids: ours(next(ids), cache=past),
+            bytes=int(bits / 8) + states, bound="read", tokens=1,
+        )  # fmt: skip

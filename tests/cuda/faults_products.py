@@ -124,7 +124,7 @@ TABLE: dict[str, dict[str, Rows]] = {
         ("columns past N", "uint32_t(tile.n0 + row + i * kRowStep < g.N)",
          r"setp\.lt\.s64", "setp.le.s64"),
         ("tail of k dropped", "const int count = left >=", SELECT, r"and.b32 \2, \4, -8;"),
-        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, tile.group, m, n, v);",
+        ("a row stored too many", "if (m < tile.m1) finish(g, tile.group, m, n, v);",
          r"setp\.ge\.s64", "setp.gt.s64"),
     ), TILES: (
         ("tiles of the first groups only", "if (lane >= away) sum += other;", SELECT,
@@ -138,7 +138,7 @@ TABLE: dict[str, dict[str, Rows]] = {
     )},
     "product, 128 rows": {MMA: (
         ("barrier of a stage dropped", "__syncthreads();  // the stage is there", BARRIER),
-        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, tile.group, m, n, v);",
+        ("a row stored too many", "if (m < tile.m1) finish(g, tile.group, m, n, v);",
          r"setp\.ge\.s64", "setp.gt.s64"),
     )},
     "product, unaligned": {MMA: (
@@ -170,7 +170,7 @@ TABLE: dict[str, dict[str, Rows]] = {
          BARRIER),
         ("columns past N", "exists |= uint32_t(tile.n0 + column() + i * kStepB < g.N)",
          r"setp\.lt\.s64", "setp.le.s64"),
-        ("a row stored too many", "if (m < tile.m1) finish<bf16_t>(g, tile.group, m, n, v);",
+        ("a row stored too many", "if (m < tile.m1) finish(g, tile.group, m, n, v);",
          r"setp\.ge\.s64", "setp.gt.s64"),
     ), WEIGHTS: (
         ("NaN of a block scale dropped", "finite_e4m3_pair(pair) | is_nan * 0xff",
@@ -198,7 +198,7 @@ TABLE: dict[str, dict[str, Rows]] = {
          r"setp\.(lt|gt)\.s32", r"setp.ne.s32"),
     )},
     "coded, decoded rows": {GEMM: (
-        ("last row not decoded", "for (int64_t m = warp; m < d.M; m += warps)",
+        ("last row not decoded", "for (int64_t m = warp; m < count; m += warps)",
          r"setp\.ge\.s64 (\S+), (\S+), (\S+);", r"setp.ge.s64 \1, \2, 1;"),
         ("block scales dropped", "d.rows.block_scales[m * d.rows.block_stride_n + i / 8].bits",
          r"ld\.global\.u8 (\S+), [^;]*;", r"mov.u16 \1, 56;"),
@@ -297,7 +297,7 @@ TABLE: dict[str, dict[str, Rows]] = {
          r"add\.s64 (%rd\d+), %rd\d+, \1;", r""),
         ("part taken again", "do ++part;", r"add\.s32 (\S+), (\S+), 1;", r"mov.u32 \1, 0;"),
     ), TILES: (
-        ("routed results not added", "if (i < count) v[i] += widen(addend[i]);",
+        ("routed results not added", "v[i] += is_f32 ? static_cast<const float*>(g.addend)[first + i]",
          r"add\.f32 (\S+), \S+, \1;"),
     )},
 }  # fmt: skip

@@ -46,27 +46,24 @@ class Backend(SimpleNamespace):
     ) -> Tensor:
         """x (..., K) times matrix (N, K), in out_dtype or that of x."""
         out_dtype = out_dtype or x.dtype
+        y: Tensor
         if isinstance(matrix, Tensor):
             return self.dense(x, matrix).to(out_dtype)
+        if inputs is None or self.activations == "bf16":
+            if isinstance(matrix, NVFP4Tensor):
+                y = self.nvfp4_matmul(x, matrix, out_dtype=out_dtype)
+            else:
+                y = self.fp8_matmul(x, matrix.data, None, matrix.scale, out_dtype=out_dtype)
+            return y
         rows = x.reshape(-1, x.shape[-1])
-        y = self._product(rows, matrix, inputs, out_dtype)
-        return y.view(*x.shape[:-1], y.shape[-1])
-
-    def _product(
-        self, x: Tensor, matrix: NVFP4Tensor | FP8Tensor, inputs: Inputs, out_dtype: torch.dtype
-    ) -> Tensor:
-        y: Tensor
-        given = inputs if self.activations == "checkpoint" else None
         if isinstance(matrix, NVFP4Tensor):
-            a = x if given is None else self.nvfp4_quantize(x, global_scale=given)
+            a = self.nvfp4_quantize(rows, global_scale=inputs)
             y = self.nvfp4_matmul(a, matrix, out_dtype=out_dtype)
-        elif given is None:
-            y = self.fp8_matmul(x, matrix.data, None, matrix.scale, out_dtype=out_dtype)
         else:
-            scale = _row_scales(x, given)
-            codes = _to_e4m3(x, scale)
+            scale = _row_scales(rows, inputs)
+            codes = _to_e4m3(rows, scale)
             y = self.fp8_matmul(codes, matrix.data, scale, matrix.scale, out_dtype=out_dtype)
-        return y
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     def experts(
         self,

@@ -37,7 +37,7 @@ def fp8_matmul(
         return out
     rows = a.reshape(a.shape[:-1].numel(), a.shape[-1])
     flat: Tensor = _op(rows, b, scale_a, scale_b, float32)
-    return flat.view(*a.shape[:-1], b.shape[0])
+    return flat.view(*a.shape[:-1], flat.shape[1])
 
 
 @torch.library.register_fake("warpweave::fp8_matmul")

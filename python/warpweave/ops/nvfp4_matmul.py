@@ -39,7 +39,7 @@ def nvfp4_matmul(
         return out
     rows = a.reshape(a.shape[:-1].numel(), a.shape[-1])
     flat: Tensor = _op(rows, None, None, *parts, float32)
-    return flat.view(*a.shape[:-1], b.shape[0])
+    return flat.view(*a.shape[:-1], flat.shape[1])
 
 
 @torch.library.register_fake("warpweave::nvfp4_matmul")
