@@ -249,6 +249,7 @@ inline void dots(const Rows& weight, const Token& token, int64_t k, float* c, in
       __builtin_prefetch(w + kAhead, 0, 3);
       U32 codes;
       memcpy(&codes, w, sizeof codes);
+      __asm__("" : "+v"(codes));  // or GCC loads them for every shift again, often across two lines
       step(i, codes);
     }
     step(i, load_first<U32>(w, (size - i) * Rows::kBits / 8));
