@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA kernels. A thread moves 16 bytes of x at a time and keeps taps, window and sums in
-// registers; x is read once but for the W-1 inputs before a chunk. One kernel a layout, in the files
-// below; final_states, a thread per element, follows either.
+// registers; x is read once but for the W-1 inputs before a chunk. One kernel a layout, in the
+// files below; final_states, a thread per element, follows either.
 #include "causal_conv1d/conv_channel_first.cuh"
 #include "causal_conv1d/conv_channel_last.cuh"
 #include "core/cuda/launch.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Channels in the vector: a thread owns a vector of them and walks down a chunk of tokens, the warps
-// of a block down neighbouring chunks, so that L1 has the inputs before them. Vectors of one channel
-// where C or a stride is no multiple of 16 bytes.
+// Channels in the vector: a thread owns a vector of them and walks down a chunk of tokens, the
+// warps of a block down neighbouring chunks, so that L1 has the inputs before them. Vectors of one
+// channel where C or a stride is no multiple of 16 bytes.
 #pragma once
 
 #include <type_traits>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA kernel. A thread owns a channel of a row: its window moves along the tokens in registers,
-// and the state is read and written once. Neighbouring threads have neighbouring channels, so what a
-// warp touches of a state with S columns lies in S times as many bytes, all of them used.
+// The CUDA kernel. A thread owns a channel of a row: its window moves along the tokens in
+// registers, and the state is read and written once. Neighbouring threads have neighbouring
+// channels, so what a warp touches of a state with S columns lies in S times as many bytes, all of
+// them used.
 #include "causal_conv1d_update/causal_conv1d_update.h"
 #include "core/cuda/launch.h"
 #include "core/cuda/math.cuh"
@@ -60,7 +61,8 @@ __global__ void __launch_bounds__(kThreads) update(const __grid_constant__ Task 
     const uint32_t from = column - uint32_t(W - w);
     window[w] = state[(column < uint32_t(W - w) ? from + S : from) * stride];
   }
-  // A shifting state keeps its last S - T inputs; reads and writes of a column are the same thread's.
+  // A shifting state keeps its last S - T inputs; reads and writes of a column are the same
+  // thread's.
   if (!circular && !is_window)
     for (int64_t s = 0; p.S > s + p.T; ++s) state[s * stride] = state[(s + p.T) * stride];
 #pragma unroll 1

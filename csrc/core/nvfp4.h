@@ -41,9 +41,9 @@ WW_LANES typename L::F magnitude(typename L::F v) {
   return lanes_cast<typename L::F>(lanes_cast<typename L::I>(v) & 0x7fffffff);
 }
 
-// v / divisor for L::quotient() where products are fused, from the correctly rounded reciprocal: the
-// first step leaves an error below an ulp, and the second rounds as a division would (Markstein, IBM
-// J. Res. Dev. 34, 1990).
+// v / divisor for L::quotient() where products are fused, from the correctly rounded reciprocal:
+// the first step leaves an error below an ulp, and the second rounds as a division would
+// (Markstein, IBM J. Res. Dev. 34, 1990).
 template <typename F, typename Fma>
 WW_LANES F fused_quotient(F v, F divisor, F reciprocal, const Fma& fma) {
   F q = v * reciprocal;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random words, one implementation for CPU and CUDA: a lane has a counter to itself, an integer of a
-// CUDA thread or one of a CPU's vector. `L` says which:
+// Random words, one implementation for CPU and CUDA: a lane has a counter to itself, an integer of
+// a CUDA thread or one of a CPU's vector. `L` says which:
 //
 //   L::U  uint32_t, or a vector of them, or of wider integers of which the lower 32 bits count
 //   L::multiply(U a, uint32_t b, U& high, U& low)  the halves of a * b
 //
 // Rounding v to fp16 stochastically takes the 13 bits that fp16 has not:
 //
-//   u    = the low 13 bits of half n % 8 of the words at the counter row * ceil(N / 8) + n / 8, half
-//          2 j being the lower one of word j, for element n of a row of N
+//   u    = the low 13 bits of half n % 8 of the words at the counter row * ceil(N / 8) + n / 8,
+//          half 2 j being the lower one of word j, for element n of a row of N
 //   |v| -> |v| + u * 2^-13 * step, truncated to a multiple of step, the distance of fp16 at |v|
 //
 // So it goes up with the probability of the way there, exactly where fp16 is normal, and cut to 13

@@ -3,11 +3,11 @@
 //
 //   dense   w = data[e][n][k], in the dtype of the other operand
 //   e4m3    w = data[e][n][k] * scale
-//   nvfp4   w = code[e][n][k] * block_scales[e][n][k / 16] * scale, two codes in a byte of data, the
-//           even k in the low nibble
+//   nvfp4   w = code[e][n][k] * block_scales[e][n][k / 16] * scale, two codes in a byte of data,
+//           the even k in the low nibble
 //
-// An e4m3 value, and a code times its block scale, is exact in bf16. So a product decodes weights to
-// its operands' dtype, accumulates in fp32 and multiplies by scale once, before its epilogue.
+// An e4m3 value, and a code times its block scale, is exact in bf16. So a product decodes weights
+// to its operands' dtype, accumulates in fp32 and multiplies by scale once, before its epilogue.
 #pragma once
 
 #include "core/types.h"

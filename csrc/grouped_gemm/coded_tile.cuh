@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tile of a group product of bf16 rows and quantised weights on mma.m16n8k16: copied by cp.async
-// several stages ahead, as it lies in memory, and decoded between shared memory and the tensor core.
+// several stages ahead, as it lies in memory, and decoded between shared memory and the tensor
+// core.
 //
-// The product is transposed, weights times rows: the operand a is what registers are filled with one by
-// one, and decoding does that anyway, while 16 bytes of a row are two fragments b.
+// The product is transposed, weights times rows: the operand a is what registers are filled with
+// one by one, and decoding does that anyway, while 16 bytes of a row are two fragments b.
 //
 // A stage holds rows of kSlices times 64 elements of k, each slice multiplied by warps of its own,
 // whose sums meet at the end. Pieces of 16 bytes lie in permuted places so that those which a warp
@@ -46,8 +47,8 @@ struct CodedTile {
   const GroupProduct& g;
   uint32_t shared;
   Tile tile;
-  // Where this thread's pieces of the stage to be copied start, what is left of k from there on, and
-  // which of its rows exist (bit i: row i of a; bit 16 + i: of b; 31: scales).
+  // Where this thread's pieces of the stage to be copied start, what is left of k from there on,
+  // and which of its rows exist (bit i: row i of a; bit 16 + i: of b; 31: scales).
   const bf16_t* a[kCopiesA];
   const uint8_t* b;
   const uint8_t* scales;
@@ -142,8 +143,9 @@ struct CodedTile {
     return max(min(left - first, most), 0);
   }
 
-  // Starts the copy of the next kSlices kSliceDepth elements of k into the stage, and moves on. Rows of
-  // one thread differ in bits of their own, so a key of their sum is their keys' exclusive or.
+  // Starts the copy of the next kSlices kSliceDepth elements of k into the stage, and moves on.
+  // Rows of one thread differ in bits of their own, so a key of their sum is their keys' exclusive
+  // or.
   __device__ void copy_stage(uint32_t stage) {
     constexpr int kStageDepth = kSlices * kSliceDepth;
     const ProductPart& p = g.part[0];

@@ -2,8 +2,8 @@
 // Quantised weights between a stage in shared memory and the operand a of mma.m16n8k16.
 //
 // A stage keeps them as they lie in global memory, in pieces of 16 bytes. Of 64 elements of k lane
-// 4g + q takes the 16 from 16q on, in rows g, g + 8, g + 16 and g + 24: so a block of 16 codes is one
-// lane's, and its scale is decoded once. The rows they are multiplied by take the same order.
+// 4g + q takes the 16 from 16q on, in rows g, g + 8, g + 16 and g + 24: so a block of 16 codes is
+// one lane's, and its scale is decoded once. The rows they are multiplied by take the same order.
 //
 // Values without their global scale are exact in bf16: decoding is exact, and a NaN stays one.
 #pragma once
@@ -48,9 +48,9 @@ __device__ inline void e2m1_pairs(uint32_t codes, uint32_t (&out)[4]) {
   });
 }
 
-// Of each format: how many of k a byte holds, what 64 of k take, the key by which pieces of a row of
-// kSlices times that are permuted so that no two lanes meet in a bank, and the weights of a lane.
-// get(h, r) are those with k = 8h .. 8h + 7 of its 16 in row r of its four.
+// Of each format: how many of k a byte holds, what 64 of k take, the key by which pieces of a row
+// of kSlices times that are permuted so that no two lanes meet in a bank, and the weights of a
+// lane. get(h, r) are those with k = 8h .. 8h + 7 of its 16 in row r of its four.
 
 struct E4m3Format {
   static constexpr int kPerByte = 1, kRowBytes = 64, kScaleBytes = 0;

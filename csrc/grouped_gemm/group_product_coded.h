@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products whose rows and weights are in one quantised format, on tensor cores that take it, for what
-// grouped_gemm_cuda.cu sends here: one part whose codes lie on 16 bytes and block scales on 4.
+// Products whose rows and weights are in one quantised format, on tensor cores that take it, for
+// what grouped_gemm_cuda.cu sends here: one part whose codes lie on 16 bytes and block scales on 4.
 #pragma once
 
 #include "grouped_gemm/group_product_cuda.h"

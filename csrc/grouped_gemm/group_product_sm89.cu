@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels for sm_89 and later, compiled for nothing before: the tiles of mma_tile.cuh on mma.sync
-// of E4M3, twice the rate of bf16 and half the bytes.
+// The kernels for sm_89 and later, compiled for nothing before: the tiles of mma_tile.cuh on
+// mma.sync of E4M3, twice the rate of bf16 and half the bytes.
 #include "grouped_gemm/group_launch.h"
 #include "grouped_gemm/group_product_coded.h"
 #include "grouped_gemm/mma_tile.cuh"

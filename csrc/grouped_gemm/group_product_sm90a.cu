@@ -2,8 +2,8 @@
 // The kernels for sm_90a, compiled for nothing else: 4 GB and a minute of the compiler.
 //
 //   prepare  extents, addresses and strides of each group, where the product reads them; rows of no
-//            group set to 0; and the gathered rows of a. TMA copies neighbouring rows only, so a row
-//            that an index names is written in order and read again, 4K bytes more than sm_80's
+//            group set to 0; and the gathered rows of a. TMA copies neighbouring rows only, so a
+//            row that an index names is written in order and read again, 4K bytes more than sm_80's
 //            gather tile by tile; that one reads each row from L2 once for 128 columns, this once
 //            for 256, which is less from 512 columns on
 //   product  CUTLASS's grouped product: tiles of 128 x 256, 64 elements of k a stage, copied by TMA

@@ -4,9 +4,9 @@
 //   out[m,n] = act(sa[m] * sb[e,n] * sum_k a[m,k] * b[e,n,k])   for offsets[e-1] <= m < offsets[e]
 //
 // where a and b are dense, their scales then 1, or quantised: values without their scale are exact
-// in bf16. act is the identity or relu2(v) = max(v,0)^2, applied to the scaled fp32 accumulator; one
-// rounding, on store. Groups may be empty. Rows from offsets[E-1] on belong to no group and give 0.
-// out aliases nothing.
+// in bf16. act is the identity or relu2(v) = max(v,0)^2, applied to the scaled fp32 accumulator;
+// one rounding, on store. Groups may be empty. Rows from offsets[E-1] on belong to no group and
+// give 0. out aliases nothing.
 #pragma once
 
 #include "core/types.h"
@@ -29,7 +29,8 @@ struct GroupedGemmParams {
 };
 
 // Every op that multiplies rows by matrices: grouped_gemm, and nvfp4_matmul, nvfp4_grouped_matmul,
-// fp8_matmul and fp8_grouped_matmul. Throws ww::Error in the name of `op` if the offsets are not as above.
+// fp8_matmul and fp8_grouped_matmul. Throws ww::Error in the name of `op` if the offsets are not as
+// above.
 void grouped_product_cpu(const char* op, const GroupedGemmParams& p);
 
 void grouped_gemm_cpu(const GroupedGemmParams& p);  // of dense operands

@@ -3,9 +3,10 @@
 // come before them.
 //
 //   bf16  mma.m16n8k16 on tiles of 16, 64 or 128 rows and 128 columns (mma_tile.cuh)
-//   bf16 times quantised weights  the same on tiles of 64 rows and 128 columns (coded_tile.cuh): twice
-//         the rows would decode no less. Up to 16 rows are bound by reading the weights: 32 columns,
-//         so that one matrix has tiles enough, and 256 of k a stage, so that rows fill sectors
+//   bf16 times quantised weights  the same on tiles of 64 rows and 128 columns (coded_tile.cuh):
+//         twice the rows would decode no less. Up to 16 rows are bound by reading the weights: 32
+//         columns, so that one matrix has tiles enough, and 256 of k a stage, so that rows fill
+//         sectors
 //   f32   fused multiply-adds on tiles of 64 x 64: tensor cores have no fp32 products
 //
 // Rows that are quantised, too, are decoded to bf16 before.
@@ -351,8 +352,8 @@ const char* why_not_block_scaled(const GroupProduct& g) {
   return nullptr;
 }
 
-// Why rows that are quantised, too, are decoded to bf16; null if tensor cores take them as they are.
-// For people it is kWhen of group_product_sm89.cu and group_product_sm120a.cu.
+// Why rows that are quantised, too, are decoded to bf16; null if tensor cores take them as they
+// are. For people it is kWhen of group_product_sm89.cu and group_product_sm120a.cu.
 const char* why_not_coded(const GroupedGemmParams& p) {
   int capability;
   if (compute_capability(&capability) != cudaSuccess) return "there is no device";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tile of a group product on mma.sync, both operands as they lie in memory: copied by cp.async
-// several stages ahead. A row of one instruction is 32 bytes in every format, 16 bf16, 32 E4M3 or 64
-// E2M1, and its fragments have the same bytes in the same lanes.
+// several stages ahead. A row of one instruction is 32 bytes in every format, 16 bf16, 32 E4M3 or
+// 64 E2M1, and its fragments have the same bytes in the same lanes.
 //
 // A stage holds rows of 128 bytes, in 8 pieces of 16 bytes whose places are permuted so that what
 // ldmatrix takes at once lies in 8 different ones; then, for NVFP4, the words of 4 block scales of
@@ -14,9 +14,9 @@ namespace ww {
 
 constexpr int kStageRow = 128, kPieces = kStageRow / 16, kSteps = kStageRow / 32;
 
-// The operands of an instruction: their elements in memory, how many values each holds, words of block
-// scales of a row, and whether its sums are fp32. Those of E4M3 are not on sm_89 and sm_90, which keep
-// fewer bits: every stage, 128 of k, has sums of its own.
+// The operands of an instruction: their elements in memory, how many values each holds, words of
+// block scales of a row, and whether its sums are fp32. Those of E4M3 are not on sm_89 and sm_90,
+// which keep fewer bits: every stage, 128 of k, has sums of its own.
 struct Bf16Operands {
   using Element = bf16_t;
   static constexpr int kPerElement = 1, kScaleWords = 0;
@@ -44,9 +44,9 @@ struct Nvfp4Operands {
     ptx::mma_nvfp4(d, a, b0, b1, scales_a, scales_b);
   }
 
-  // The tensor core takes no sign of a scale, so those of negative ones go to their codes. Nothing is
-  // quantised to one, and a step without costs a vote. Of a register's codes the block is lane % 4 / 2
-  // in the first half of an instruction's k, and that plus 2 in the second.
+  // The tensor core takes no sign of a scale, so those of negative ones go to their codes. Nothing
+  // is quantised to one, and a step without costs a vote. Of a register's codes the block is
+  // lane % 4 / 2 in the first half of an instruction's k, and that plus 2 in the second.
   template <int kTiles>
   __device__ static void take_signs(uint32_t (&a)[kTiles][4], uint32_t (&b)[2][4],
                                     const uint32_t (&scales_a)[kTiles],

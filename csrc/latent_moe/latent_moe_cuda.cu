@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // On CUDA the layer is a sequence of launches: group products of one group for the projections, the
 // experts between them, and one product of two parts for fc2 and shared_down, whose sum is rounded
-// once. Quantised weights have a scale of their own, so then it is a product and another that adds to
-// it in fp32.
+// once. Quantised weights have a scale of their own, so then it is a product and another that adds
+// to it in fp32.
 #include <algorithm>
 
 #include "core/cuda/launch.h"

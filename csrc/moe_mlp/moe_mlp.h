@@ -3,9 +3,9 @@
 //
 //   out[t] = sum_{k, e = indices[t,k]} weights[t,k] * down[e] · h,   h = relu2(up[e] · x[t])
 //
-// relu2(v) = max(v,0)^2 on the fp32 accumulator times the scale of quantised weights. h is rounded once to the dtype of x. The weighted
-// sum is fp32, in ascending order of expert, and rounded once. An index of -1 names no expert. out
-// aliases nothing.
+// relu2(v) = max(v,0)^2 on the fp32 accumulator times the scale of quantised weights. h is rounded
+// once to the dtype of x. The weighted sum is fp32, in ascending order of expert, and rounded once.
+// An index of -1 names no expert. out aliases nothing.
 #pragma once
 
 #include "core/types.h"

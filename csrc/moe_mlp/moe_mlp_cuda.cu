@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA kernels: four launches and no word to the host.
 //
-//   permute  the (token, choice) pairs sorted by expert: one block counts, sums and places them. The
-//            order inside an expert is up to the schedule, and no result depends on it
+//   permute  the (token, choice) pairs sorted by expert: one block counts, sums and places them.
+//            The order inside an expert is up to the schedule, and no result depends on it
 //   up       the group product of the pairs' rows of x, gathered by the product, with relu2
 //   down     the group product of that, in fp32
 //   combine  per token the weighted sum of its choices in ascending order of expert
@@ -55,8 +55,8 @@ __device__ inline int expert_of(const MoeMlpParams& p, int64_t pair) {
   return e >= 0 && e < p.E ? int(e) : -1;
 }
 
-// f(pair, its expert) for this thread's pairs. Eight loads are under way at a time: with one block on
-// the card nothing else hides their latency.
+// f(pair, its expert) for this thread's pairs. Eight loads are under way at a time: with one block
+// on the card nothing else hides their latency.
 template <typename F>
 __device__ inline void for_pairs(const MoeMlpParams& p, uint32_t pairs, F&& f) {
   constexpr int kAtOnce = 8;

@@ -2,8 +2,8 @@
 // The sigmoid router of the mixture of experts, the one contract for every backend.
 //
 //   s = sigmoid(x weight'), choice = s + bias
-//   n_group > 1: a group's score is the sum of its two best choices; only the topk_group best groups
-//   keep their choices, the others get -inf
+//   n_group > 1: a group's score is the sum of its two best choices; only the topk_group best
+//   groups keep their choices, the others get -inf
 //   indices = the top_k of choice, descending; weights = s[indices], without the bias,
 //   divided by (their sum + 1e-20) if normalize, times scale
 //

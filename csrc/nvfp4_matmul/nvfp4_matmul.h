@@ -3,7 +3,8 @@
 //
 //   out[m,n] = sa[m] * sb[n] * sum_k a[m,k] * b[n,k]
 //
-// GroupedGemmParams with E = 1, no offsets, no activation and b nvfp4; a is dense (sa = 1) or nvfp4.
+// GroupedGemmParams with E = 1, no offsets, no activation and b nvfp4; a is dense (sa = 1) or
+// nvfp4.
 #pragma once
 
 #include "grouped_gemm/grouped_gemm.h"

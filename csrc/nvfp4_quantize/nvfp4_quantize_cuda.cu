@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA kernels. A thread has a block of 16 elements to itself, so the encoder is that of a CPU's
-// lane; its 8 bytes of codes and its scale lie beside those of the next thread.
+// The CUDA kernels. A thread has a block of 16 elements to itself, so the encoder is that of a
+// CPU's lane; its 8 bytes of codes and its scale lie beside those of the next thread.
 //
-//   amax, scale  the global scale, if none is given: a slice of its rows for each thread block, then
-//                the largest of those slices. No atomics, so nothing has to be cleared
-//   quantize     rows: any thread, any block. tiles: a warp has 32 neighbouring blocks of a row, and
-//                the 16 warps the rows of 32 tiles, which share amax through shared memory
+//   amax, scale  the global scale, if none is given: a slice of its rows for each thread block,
+//                then the largest of those slices. No atomics, so nothing has to be cleared
+//   quantize     rows: any thread, any block. tiles: a warp has 32 neighbouring blocks of a row,
+//                and the 16 warps the rows of 32 tiles, which share amax through shared memory
 #include "core/cuda/launch.h"
 #include "core/cuda/philox.cuh"
 #include "core/cuda/vector.cuh"
@@ -103,7 +103,8 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) p.global_scale[blockIdx.x] = global_scale(p, largest);
 }
 
-// Of the sixteen warps that share tiles, each with a row: `combine` of every lane's values, in order.
+// Of the sixteen warps that share tiles, each with a row: `combine` of every lane's values, in
+// order.
 template <typename V, typename Combine>
 __device__ inline V over_rows(V v, const Combine& combine) {
   __shared__ V rows[kTile][32];

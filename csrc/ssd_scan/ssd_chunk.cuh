@@ -45,8 +45,8 @@ struct Rows {
   __device__ static uint32_t place(uint32_t row, uint32_t piece) {
     return row * kStride + (kSwizzled ? piece ^ row % 8 : piece) * 16;
   }
-  // The same as place(row + a multiple of 8, piece ^ kPiece) in two parts: what a lane computes from
-  // place(row, piece), and what is added to that as a constant.
+  // The same as place(row + a multiple of 8, piece ^ kPiece) in two parts: what a lane computes
+  // from place(row, piece), and what is added to that as a constant.
   template <int kPiece>
   __device__ static uint32_t moved(uint32_t place) {
     return kSwizzled ? place ^ kPiece * 16 : place;

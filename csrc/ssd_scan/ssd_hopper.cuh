@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The dual form of ssd_stream.cuh on sm_90a, for tiles of 64 columns of a head: one warp loads chunks
-// by TMA into two stages and computes their decays, while a warpgroup multiplies. Its warps have 16
-// tokens of Y and 16 rows of the state each.
+// The dual form of ssd_stream.cuh on sm_90a, for tiles of 64 columns of a head: one warp loads
+// chunks by TMA into two stages and computes their decays, while a warpgroup multiplies. Its warps
+// have 16 tokens of Y and 16 rows of the state each.
 //
 //   G = C·Bᵀ, Y = C·stateᵀ    from shared memory, the state as bf16
 //   Y = exp(S)∘Y + M·X        M, from G, in registers
@@ -24,8 +24,8 @@ struct HopperTask : StreamTask {
   bool is_mapped;            // they are there
 };
 
-// A warpgroup that computes, and one of which a warp loads: only whole ones can pass registers on, and
-// with an equal share for all, two blocks of a multiprocessor would spill.
+// A warpgroup that computes, and one of which a warp loads: only whole ones can pass registers on,
+// and with an equal share for all, two blocks of a multiprocessor would spill.
 constexpr int kHopperThreads = 256;
 
 template <int kN>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The recurrence, for fp32 and for sizes that tensor cores do not take: lanes in a group share a row
-// of the state and keep it in registers over all tokens, about 25 warp instructions for 32 elements
-// of it and a token, where the dual form needs one.
+// The recurrence, for fp32 and for sizes that tensor cores do not take: lanes in a group share a
+// row of the state and keep it in registers over all tokens, about 25 warp instructions for 32
+// elements of it and a token, where the dual form needs one.
 //
 // Decays and state are sums of two floats: a product of thousands of rounded decays would lose what
 // the dual form, which rounds sums of their logarithms, keeps.

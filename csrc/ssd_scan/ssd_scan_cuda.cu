@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which CUDA kernel a scan takes: kWhen.. and why_not.. below. Strides never change the kernel, and so
-// not the bits.
+// Which CUDA kernel a scan takes: kWhen.. and why_not.. below. Strides never change the kernel, and
+// so not the bits.
 #include "core/cuda/tensor_map.h"
 #include "ssd_scan/ssd_hopper.cuh"
 #include "ssd_scan/ssd_recurrent.cuh"

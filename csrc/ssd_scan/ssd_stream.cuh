@@ -81,7 +81,8 @@ struct Stream {
 
   // --- Copies ---
 
-  // Rows of a chunk from `source` on, kWidth elements each, of which `width` exist; the rest is zero.
+  // Rows of a chunk from `source` on, kWidth elements each, of which `width` exist; the rest is
+  // zero.
   template <typename R, int kWidth>
   __device__ void copy_rows(uint32_t to, const bf16_t* source, int64_t stride, int64_t width,
                             int length) const {

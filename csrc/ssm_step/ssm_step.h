@@ -7,11 +7,11 @@
 //   out[b,t,h,p] = (sum_n state[p,n] Cm[b,t,g,n] + D[h,p] x[b,t,h,p]) * silu(z[b,t,h,p])
 //
 // The state is read once, kept in fp32 over all tokens and rounded once when written back; a 16-bit
-// intermediate is rounded from the same fp32. Stochastic rounding, of fp16, is that of core/philox.h
-// with row ((b T + t) H + h) P + p: the state after token t is rounded alike as an intermediate and
-// as the last one, whatever slot it is in. Nothing of a row with a negative state index is touched
-// but its output, which is 0. Any strides; no two elements of state or intermediate may share
-// memory.
+// intermediate is rounded from the same fp32. Stochastic rounding, of fp16, is that of
+// core/philox.h with row ((b T + t) H + h) P + p: the state after token t is rounded alike as an
+// intermediate and as the last one, whatever slot it is in. Nothing of a row with a negative state
+// index is touched but its output, which is 0. Any strides; no two elements of state or
+// intermediate may share memory.
 #pragma once
 
 #include "core/types.h"

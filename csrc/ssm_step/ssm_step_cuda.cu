@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA kernel. Lanes in a group share a row of the state and hold 16 elements of it each where it
-// is long, so that sums over a row are a small part of the work; a group has kRows rows. The state is
-// read once, 16 bytes a lane and access, stays in registers over all tokens, and is written once; B
-// and C serve all rows of a group. Bound by memory: 8 bytes an element of fp32 state.
+// The CUDA kernel. Lanes in a group share a row of the state and hold 16 elements of it each where
+// it is long, so that sums over a row are a small part of the work; a group has kRows rows. The
+// state is read once, 16 bytes a lane and access, stays in registers over all tokens, and is
+// written once; B and C serve all rows of a group. Bound by memory: 8 bytes an element of fp32
+// state.
 #include "core/cuda/launch.h"
 #include "core/cuda/math.cuh"
 #include "core/cuda/philox.cuh"

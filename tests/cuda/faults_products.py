@@ -297,7 +297,8 @@ TABLE: dict[str, dict[str, Rows]] = {
          r"add\.s64 (%rd\d+), %rd\d+, \1;", r""),
         ("part taken again", "do ++part;", r"add\.s32 (\S+), (\S+), 1;", r"mov.u32 \1, 0;"),
     ), TILES: (
-        ("routed results not added", "v[i] += is_f32 ? static_cast<const float*>(g.addend)[first + i]",
+        ("routed results not added",
+         "v[i] += is_f32 ? static_cast<const float*>(g.addend)[first + i]",
          r"add\.f32 (\S+), \S+, \1;"),
     )},
 }  # fmt: skip

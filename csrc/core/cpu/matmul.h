@@ -162,8 +162,9 @@ WW_INLINE F32 madd(F32 acc, I32 a, const bf16_t* b) {
 }
 #endif
 
-// What is added to C at a time. The rounding error of fp32 operands grows with the length of a chain
-// and would pass twice that of a library's product at some hundred; a new one costs a load and an addition.
+// What is added to C at a time. The rounding error of fp32 operands grows with the length of a
+// chain and would pass twice that of a library's product at some hundred; a new one costs a load
+// and an addition.
 template <typename Op>
 constexpr int64_t kChain = sizeof(Op) == 4 ? 32 : INT64_MAX;
 

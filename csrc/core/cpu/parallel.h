@@ -29,7 +29,8 @@ static inline void parallel_for(int64_t n, int64_t grain, const F& f) {
 
 // f(task) for tasks of unequal length: each thread has a share of neighbouring tasks, so that what
 // one fetches ahead is the next one's, and helps the others when it is done. `work` is the
-// multiply-adds of an average task: what is too little to pay for waking a thread stays on this one.
+// multiply-adds of an average task: what is too little to pay for waking a thread stays on this
+// one.
 template <typename F>
 static inline void parallel_tasks(int64_t n, int64_t work, const F& f) {
   constexpr int64_t kWorkPerThread = 1 << 18;  // some 20 us of reading weights

@@ -14,8 +14,9 @@ namespace ww {
 // Throws ww::Error naming `op` if both descriptions are given, or cu_seqlens with a batch.
 void check_sequences(const char* op, const SequenceLayout& layout);
 
-// In host memory. Throws ww::Error naming `op` if cu_seqlens does not start at 0, decreases or does not end at T.
-// Empty sequences and rows keep a segment of no tokens, so that their final state is written.
+// In host memory. Throws ww::Error naming `op` if cu_seqlens does not start at 0, decreases or does
+// not end at T. Empty sequences and rows keep a segment of no tokens, so that their final state is
+// written.
 std::vector<Segment> make_segments(const char* op, const SequenceLayout& layout);
 
 }  // namespace ww

@@ -6,7 +6,8 @@
 //
 // A launcher runs on the current device, asynchronously on `stream` (a cudaStream_t), checks the
 // launch and returns a cudaError_t: 0 is success, -1 that its kernels do not support the params and
-// ww_error_string() says why. It trusts its params otherwise: the caller has run <op>_check on them.
+// ww_error_string() says why. It trusts its params otherwise: the caller has run <op>_check on
+// them.
 #pragma once
 
 #include <stdint.h>

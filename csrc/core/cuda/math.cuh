@@ -25,10 +25,10 @@ __device__ inline void store_param(void* base, DType dtype, int64_t i, float v) 
   }
 }
 
-// v * sigmoid(v). fp32: by exp of a negative number only, so that the denominator lies in [1, 2]. 16
-// bits: ex2.approx is far inside their ulp, and 2^-20 on both sides of the fraction keeps it from
-// overflowing and from being flushed to zero wherever the result is one of bfloat16's. -inf * 0 is
-// the NaN of the definition in both.
+// v * sigmoid(v). fp32: by exp of a negative number only, so that the denominator lies in [1, 2].
+// 16 bits: ex2.approx is far inside their ulp, and 2^-20 on both sides of the fraction keeps it
+// from overflowing and from being flushed to zero wherever the result is one of bfloat16's.
+// -inf * 0 is the NaN of the definition in both.
 template <typename T>
 __device__ inline float silu(float v) {
   if constexpr (dtype_of<T> == DType::f32) {

@@ -14,9 +14,10 @@ struct PhiloxLane {
   }
 };
 
-// v with its random bits added, to be truncated: the product puts fp16's subnormals where fp32 has its
-// own, so that the bits that fp16 has not are the same 13 for every v. The bits of infinity and NaN
-// must stay as they are, which costs two instructions of nine where it is not known that there is none.
+// v with its random bits added, to be truncated: the product puts fp16's subnormals where fp32 has
+// its own, so that the bits that fp16 has not are the same 13 for every v. The bits of infinity and
+// NaN must stay as they are, which costs two instructions of nine where it is not known that there
+// is none.
 template <bool kFinite>
 __device__ inline float add_random(float v, uint32_t random) {
   const uint32_t units = __float_as_uint(__fmul_rz(v, 0x1p-112f));
@@ -24,8 +25,8 @@ __device__ inline float add_random(float v, uint32_t random) {
   return __uint_as_float(units + random) * 0x1p112f;
 }
 
-// narrow_word<f16_t>() with the rounding of core/philox.h by both halves of a word. cvt.rz truncates
-// and saturates; past fp32's largest value add_random() is infinite.
+// narrow_word<f16_t>() with the rounding of core/philox.h by both halves of a word. cvt.rz
+// truncates and saturates; past fp32's largest value add_random() is infinite.
 template <bool kFinite>
 __device__ inline uint32_t stochastic_word(float low, float high, uint32_t random) {
   const float a = add_random<kFinite>(high, random >> 16 & kHalfBits),
@@ -38,7 +39,8 @@ __device__ inline uint32_t stochastic_word(float low, float high, uint32_t rando
   return word;
 }
 
-// narrow<f16_t, V>() of elements n, ... of a row by the words of their counter; V is 1 or all of them.
+// narrow<f16_t, V>() of elements n, ... of a row by the words of their counter; V is 1 or all of
+// them.
 template <int V, bool kFinite>
 __device__ inline Packed<f16_t, V> narrow_stochastic(const float* v, const uint32_t (&words)[4],
                                                      int n) {

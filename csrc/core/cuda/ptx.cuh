@@ -142,8 +142,9 @@ __device__ inline void mma_e4m3(float (&d)[4], const uint32_t (&a)[4], uint32_t 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The same of E2M1, 16x64 and 64x8, with a word of E4M3 block scales, taken without their signs, for
-// each row of a in lanes 4g and, 8 rows further, 4g + 1, and for each column of b in lane 4g. sm_120a.
+// The same of E2M1, 16x64 and 64x8, with a word of E4M3 block scales, taken without their signs,
+// for each row of a in lanes 4g and, 8 rows further, 4g + 1, and for each column of b in lane 4g.
+// sm_120a.
 __device__ inline void mma_nvfp4(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                                  uint32_t scales_a, uint32_t scales_b) {
   constexpr uint16_t kFirst = 0;

@@ -16,7 +16,8 @@ template <typename F, int... kIndices>
 __device__ inline void repeat(F&& f, std::integer_sequence<int, kIndices...>) {
   (f(Constant<kIndices>{}), ...);
 }
-// f(0), f(1), .. f(kCount - 1) with Constants: decltype(i)::value is one where an expression must be.
+// f(0), f(1), .. f(kCount - 1) with Constants: decltype(i)::value is one where an expression must
+// be.
 template <int kCount, typename F>
 __device__ inline void repeat(F&& f) {
   repeat(f, std::make_integer_sequence<int, kCount>{});

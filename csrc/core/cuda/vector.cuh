@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// 16 bytes of a storage type in registers, the widest access of a thread, 8 where a vector of another
-// type has as many elements, or a single element where alignment forbids that; and the fp32 values.
+// 16 bytes of a storage type in registers, the widest access of a thread, 8 where a vector of
+// another type has as many elements, or a single element where alignment forbids that; and the fp32
+// values.
 #pragma once
 
 #include <stdint.h>

@@ -69,9 +69,9 @@ struct Counters {
   uint64_t dram_bytes() const { return 32 * (loaded.size() + stored.size()); }
 };
 
-// Seconds below which no schedule on this device can stay at the clock of its peaks, even if all SMs
-// share the work evenly and all of it overlaps. A lower bound, not a prediction: latency, occupancy
-// and whatever keeps a unit below its peak are left out, and machine code may have fewer
+// Seconds below which no schedule on this device can stay at the clock of its peaks, even if all
+// SMs share the work evenly and all of it overlaps. A lower bound, not a prediction: latency,
+// occupancy and whatever keeps a unit below its peak are left out, and machine code may have fewer
 // instructions than PTX.
 struct TimeBound {
   double dram = 0;    // unique sectors of the launch / bandwidth

@@ -17,10 +17,10 @@ constexpr uint64_t kMiB = uint64_t(1) << 20, kGiB = uint64_t(1) << 30;
 //
 // A100    NVIDIA A100 80GB datasheet, SXM column; clock and SM count: A100 architecture whitepaper.
 // RTX4090 NVIDIA Ada GPU architecture whitepaper, appendix A (fp8 with float16 accumulation).
-// H100    NVIDIA H100 datasheet, SXM5 column without sparsity. The clock is the one that 989 TFLOP/s
-//         mean, 132 SM x 4096 FLOP; without tensor work it may rise to 1.98 GHz.
-// B200    NVIDIA DGX B200 datasheet, an eighth of the system, without sparsity; SMs, clock and L2 as
-//         the driver tells them.
+// H100    NVIDIA H100 datasheet, SXM5 column without sparsity. The clock is the one that 989
+//         TFLOP/s mean, 132 SM x 4096 FLOP; without tensor work it may rise to 1.98 GHz.
+// B200    NVIDIA DGX B200 datasheet, an eighth of the system, without sparsity; SMs, clock and L2
+//         as the driver tells them.
 // RTXPRO6000 NVIDIA RTX Blackwell PRO architecture whitepaper, Workstation Edition: 188 SM at
 //         2.617 GHz with 1024 (bf16), 2048 (fp8, int8) and 4096 (fp4) FLOP per SM and clock.
 const std::vector<Device>& table() {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Blocks that cannot notice one another run in parts, on several host threads. How a launch is cut
-// depends on nothing but its grid, and each part has a random stream of its own, so that results and
-// reports are the same on every machine. Parts race if they touch the same byte of global memory and
-// one writes, for nothing orders them; that is looked for at the end.
+// depends on nothing but its grid, and each part has a random stream of its own, so that results
+// and reports are the same on every machine. Parts race if they touch the same byte of global
+// memory and one writes, for nothing orders them; that is looked for at the end.
 #include <atomic>
 #include <thread>
 

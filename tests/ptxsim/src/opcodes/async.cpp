@@ -20,7 +20,7 @@ namespace {
 using ptx::Operand;
 using ptx::Type;
 
-// --- cp.async: groups are each thread's own; lanes of a warp that commit together share a number ---
+// --- cp.async: groups are a thread's own; lanes of a warp that commit together share a number ---
 
 struct CopyForm {
   AddressForm shared, global;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// st.async and red.async (PTX ISA 9.7.9.12, 9.7.13.7): a value goes to shared memory of the cluster and
-// its bytes complete a transaction of the mbarrier beside it.
+// st.async and red.async (PTX ISA 9.7.9.12, 9.7.13.7): a value goes to shared memory of the cluster
+// and its bytes complete a transaction of the mbarrier beside it.
 #include <cstring>
 
 #include "checks/races.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Extended-precision arithmetic: PTX ISA 9.7.2. The carry is a predicate of the frame, one bit a lane.
+// Extended-precision arithmetic: PTX ISA 9.7.2. The carry is a predicate of the frame, one bit a
+// lane.
 #include "engine/lanes.h"
 #include "opcodes/integer.h"
 

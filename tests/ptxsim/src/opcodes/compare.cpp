@@ -219,7 +219,8 @@ void decode_setp(Decode& d) {
   };
 }
 
-// Which results `set` has for a source: integers of 32 bits or fp32, and the ISA's tables for halves.
+// Which results `set` has for a source: integers of 32 bits or fp32, and the ISA's tables for
+// halves.
 bool may_set(Type result, Type source, bool ftz) {
   switch (result) {
     case Type::u32:

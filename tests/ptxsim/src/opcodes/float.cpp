@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums and products of floats: PTX ISA 9.7.3 to 9.7.5. fp32 and fp64 are the host's arithmetic; half
-// types are computed in double, rounded to odd there and once to the type, which is the correctly
-// rounded result.
+// Sums and products of floats: PTX ISA 9.7.3 to 9.7.5. fp32 and fp64 are the host's arithmetic;
+// half types are computed in double, rounded to odd there and once to the type, which is the
+// correctly rounded result.
 #include "opcodes/float.h"
 
 #include "opcodes/integer.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// alloca, stacksave and stackrestore: PTX ISA 9.7.18. Lanes of a frame share the top of their stacks, so
-// that a block of different sizes is as large as the largest everywhere.
+// alloca, stacksave and stackrestore: PTX ISA 9.7.18. Lanes of a frame share the top of their
+// stacks, so that a block of different sizes is as large as the largest everywhere.
 #include <algorithm>
 
 #include "engine/lanes.h"

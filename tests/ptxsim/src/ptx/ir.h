@@ -111,27 +111,27 @@ struct Source {                        // of .loc; file indexes Module::files, l
 
 struct Operand {
   enum class Kind : uint8_t {
-    reg,      // id: Function::registers; negated for !%p
-    integer,  // value
-    float32,  // value: the bits of 0f...
-    float64,  // value: the bits of 0d...
-    special,  // id: Special
-    variable,  // id: the variable's address: Module::variables, or Function::variables if local_scope
-    parameter,           // id: Function::parameters, formal ones
-    result,              // id: Function::results, formal ones
-    function,            // id: Module::functions
-    label,               // id: Function::labels
-    branch_targets,      // id: Function::branch_targets, the last operand of brx.idx
-    call_targets,        // id: Function::call_targets, the same of an indirect call
-    prototype,           // id: Function::prototypes, the last operand of an indirect call
-    sink,                // _
-    address,             // [items[0] + value]; items[1..] are the further elements of TMA operands
-    vector,              // {items...}
-    pair,                // items[0]|items[1], a result and its predicate
-    list,                // (items...), arguments and results of a call
+    reg,             // id: Function::registers; negated for !%p
+    integer,         // value
+    float32,         // value: the bits of 0f...
+    float64,         // value: the bits of 0d...
+    special,         // id: Special
+    variable,        // id: its address: Module::variables, or Function::variables if local_scope
+    parameter,       // id: Function::parameters, formal ones
+    result,          // id: Function::results, formal ones
+    function,        // id: Module::functions
+    label,           // id: Function::labels
+    branch_targets,  // id: Function::branch_targets, the last operand of brx.idx
+    call_targets,    // id: Function::call_targets, the same of an indirect call
+    prototype,       // id: Function::prototypes, the last operand of an indirect call
+    sink,            // _
+    address,         // [items[0] + value]; items[1..] are the further elements of TMA operands
+    vector,          // {items...}
+    pair,            // items[0]|items[1], a result and its predicate
+    list,            // (items...), arguments and results of a call
   };
   Kind kind;
-  bool negated = false;  // !%p
+  bool negated = false;      // !%p
   bool local_scope = false;  // variable: of the function, not the module
   uint32_t id = 0;
   int64_t value = 0;         // integer; address, variable, parameter, result: offset in bytes

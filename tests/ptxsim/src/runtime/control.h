@@ -33,8 +33,8 @@ int ptxsim_set_option(const char* name, uint64_t value);
 int ptxsim_expose(const void* pointer, uint64_t bytes, int read_only, int written,
                   const char* name);
 int ptxsim_forget(const void* pointer);
-// The hooks of an op's call (core/simulator_api.h). Each call runs under the next seed, and with the
-// option "capture" as a CUDA graph: whatever cannot be captured is an error.
+// The hooks of an op's call (core/simulator_api.h). Each call runs under the next seed, and with
+// the option "capture" as a CUDA graph: whatever cannot be captured is an error.
 const char* ptxsim_begin_call(const ww::Extent* extents, int32_t count, void** stream);
 const char* ptxsim_end_call();
 
@@ -50,8 +50,9 @@ const char* ptxsim_printed();               // what kernels printed
 
 // --- Modules ---
 
-// Until the next reset, the translation unit of the kernel `name`, or else the library whose file name
-// contains `name`, holds this PTX instead of its own. Only before the first use of what is in it.
+// Until the next reset, the translation unit of the kernel `name`, or else the library whose file
+// name contains `name`, holds this PTX instead of its own. Only before the first use of what is in
+// it.
 int ptxsim_replace_ptx(const char* name, const char* ptx);
 const char* ptxsim_kernels();  // JSON: the kernels of loaded modules with their attributes
 const char* ptxsim_ptx(const char* kernel);  // the module that was loaded for a kernel, or null
@@ -66,8 +67,8 @@ const char* ptxsim_forms(const char* ptx);
 
 // The module's number until the next reset, or -1. `name` is what reports call it.
 int ptxsim_load(const char* ptx, const char* name);
-// Runs a kernel to its end. `parameters` are its parameter bytes, laid out as PTX does. Neither CUDA's
-// error state nor the limits of dynamic shared memory that need an opt-in apply.
+// Runs a kernel to its end. `parameters` are its parameter bytes, laid out as PTX does. Neither
+// CUDA's error state nor the limits of dynamic shared memory that need an opt-in apply.
 int ptxsim_launch(int module, const char* kernel, const uint32_t grid[3], const uint32_t block[3],
                   const uint32_t cluster[3], uint64_t dynamic_shared, const void* parameters,
                   uint64_t bytes);
