@@ -242,7 +242,7 @@ def test_native_kernels_write_the_same_bytes(source, tmp_path, recipe):
 
 
 class Interrupt(Exception):
-    pass
+    """Ends a run in the middle."""
 
 
 def interrupted(source, target, monkeypatch, after, **options):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["E2M1_VALUES", "FP8Tensor", "NVFP4Tensor"]
+__all__ = ["E2M1_VALUES", "FP8Tensor", "Matrix", "NVFP4Tensor"]
 
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of codes 0 to 7; bit 3 is the sign
 BLOCK = 16  # elements of K that share a scale
@@ -146,6 +146,9 @@ class FP8Tensor:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """(..., N, K): the product in fp32, then rounded to dtype."""
         return (self.data.float() * _by_row(self.scale, self.shape)).to(dtype)
+
+
+Matrix = Tensor | NVFP4Tensor | FP8Tensor  # dense or quantised
 
 
 def _check(name: str, t: Any, dtype: torch.dtype) -> None:

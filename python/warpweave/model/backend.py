@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import reference
-from ..quantized import FP8Tensor, NVFP4Tensor
+from ..quantized import Matrix, NVFP4Tensor
 
 BACKENDS = {"native": "warpweave.ops", "reference": "warpweave.reference"}
 ACTIVATIONS = ("bf16", "checkpoint")
@@ -26,7 +26,6 @@ _OPS = (
 _SKINNY_ROWS = 4
 _E4M3_MAX = 448.0
 
-Matrix = Tensor | NVFP4Tensor | FP8Tensor
 Inputs = Tensor | str | None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ..quantized import FP8Tensor, NVFP4Tensor
+from ..quantized import FP8Tensor, Matrix, NVFP4Tensor
 
 Checked = tuple[NVFP4Tensor | FP8Tensor, tuple[tuple[str, Tensor | None], ...]]
 SCALES = ("weight_scale", "weight_scale_2", "input_scale")
@@ -32,7 +32,7 @@ class Matrices(nn.Module):
     matrices: tuple[str, ...] = ("weight",)
     per_token: frozenset[str] = frozenset()
 
-    def matrix(self, name: str, dtype: torch.dtype) -> Tensor | NVFP4Tensor | FP8Tensor:
+    def matrix(self, name: str, dtype: torch.dtype) -> Matrix:
         dense = self._parameters.get(name)
         if dense is not None:
             return dense.to(dtype)

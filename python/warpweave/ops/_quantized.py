@@ -6,14 +6,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..quantized import FP8Tensor, NVFP4Tensor
+from ..quantized import FP8Tensor, Matrix, NVFP4Tensor
 
 __all__ = ["NVFP4Tensor", "is_float32", "nvfp4_parts", "weight_parts"]
 
 Parts = tuple[Tensor, Tensor | None, Tensor | None]  # data, block scales, scale
 
 
-def weight_parts(t: Tensor | NVFP4Tensor | FP8Tensor) -> Parts:
+def weight_parts(t: Matrix) -> Parts:
     if isinstance(t, NVFP4Tensor):
         return t.codes, t.block_scales, t.global_scale
     return (t.data, None, t.scale) if isinstance(t, FP8Tensor) else (t, None, None)

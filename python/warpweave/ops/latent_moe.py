@@ -4,11 +4,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..quantized import FP8Tensor, NVFP4Tensor
+from ..quantized import Matrix
 from ._quantized import weight_parts
 from ._registry import refuse_grad
-
-Matrix = Tensor | NVFP4Tensor | FP8Tensor
 
 _op = torch.ops.warpweave.latent_moe.default
 

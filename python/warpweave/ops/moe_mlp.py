@@ -4,17 +4,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..quantized import FP8Tensor, NVFP4Tensor
+from ..quantized import Matrix
 from ._quantized import weight_parts
 from ._registry import refuse_grad
 
 _op = torch.ops.warpweave.moe_mlp.default
 
 
-def moe_mlp(
-    x: Tensor, up: Tensor | NVFP4Tensor | FP8Tensor, down: Tensor | NVFP4Tensor | FP8Tensor,
-    weights: Tensor, indices: Tensor,
-) -> Tensor:  # fmt: skip
+def moe_mlp(x: Tensor, up: Matrix, down: Matrix, weights: Tensor, indices: Tensor) -> Tensor:
     """Routed relu² experts: out[t] = Σ_k weights[t,k] down[e] relu2(up[e] x[t]), e = indices[t,k].
 
     Args:

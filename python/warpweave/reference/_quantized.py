@@ -6,9 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..quantized import FP8Tensor, NVFP4Tensor
-
-Matrix = Tensor | NVFP4Tensor | FP8Tensor
+from ..quantized import FP8Tensor, Matrix, NVFP4Tensor
 
 
 def unscaled(t: Matrix, dtype: torch.dtype) -> Tensor:

@@ -3,8 +3,9 @@
 
 from torch import Tensor
 
+from ..quantized import Matrix
 from ._args import acc_dtype, check_dim, check_shape
-from ._quantized import Matrix, scales, unscaled
+from ._quantized import scales, unscaled
 from .moe_mlp import moe_mlp
 
 

@@ -4,8 +4,9 @@
 import torch
 from torch import Tensor
 
+from ..quantized import Matrix
 from ._args import acc_dtype, check_dim, check_int, check_shape
-from ._quantized import Matrix, scales, unscaled
+from ._quantized import scales, unscaled
 
 
 def moe_mlp(x: Tensor, up: Matrix, down: Matrix, weights: Tensor, indices: Tensor) -> Tensor:
