@@ -7,7 +7,7 @@ set(WW_ISAS_SHARED "")
 set(WW_FLAGS_base -march=x86-64-v2)
 set(WW_FLAGS_avx2 -march=x86-64-v3)
 set(WW_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
-set(WW_FLAGS_avx512_bf16 ${WW_FLAGS_avx512} -mavx512bf16)
+set(WW_FLAGS_avx512_bf16 ${WW_FLAGS_avx512} -mavx512bf16 -mavx512vnni -mavx512vbmi)
 set(WW_FLAGS_amx_bf16 ${WW_FLAGS_avx512_bf16} -mamx-tile -mamx-bf16)
 
 set(WW_EXPORTS -Wl,--version-script=${CMAKE_CURRENT_LIST_DIR}/exports.map)

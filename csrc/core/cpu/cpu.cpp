@@ -39,7 +39,9 @@ Isa detect() {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512cd");
   if (!avx512) return Isa::avx2;
-  if (!__builtin_cpu_supports("avx512bf16")) return Isa::avx512;
+  const bool bf16 = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+                    __builtin_cpu_supports("avx512vbmi");
+  if (!bf16) return Isa::avx512;
   return cpuid_amx_bf16() && amx_permitted() ? Isa::amx_bf16 : Isa::avx512_bf16;
 }
 

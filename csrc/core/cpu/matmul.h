@@ -269,7 +269,8 @@ inline void configure_tiles(int m) {  // m rows of A, 1 to 32
     config.rows[t] = rows[t];
     config.bytes_per_row[t] = 64;
   }
-  _tile_loadconfig(&config);
+  // GCC's _tile_loadconfig says that it reads the first 8 bytes, and stores to the others are dropped.
+  __asm__ volatile("ldtilecfg %0" : : "m"(config));
 }
 
 // kLower: the block has more than 16 rows.
