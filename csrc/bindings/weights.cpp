@@ -78,19 +78,24 @@ Weights weights_of(const char* op, const char* name, const WeightTensors& t,
 Tensor grouped_product(const char* op, const WeightTensors& a, const WeightTensors& b,
                        const OptTensor& offsets_in, bool relu2, const DType* out_dtype,
                        void (*cpu)(const GroupedGemmParams&), const char* cuda_symbol) {
-  Arg{op, "a", a.data}.dim(2, "(M, K)");
+  const bool is_dense = a.format() == WeightFormat::dense;
+  std::vector<int64_t> sizes(a.data.sizes().begin(), a.data.sizes().end());
+  if (!is_dense || offsets_in || sizes.empty()) Arg{op, "a", a.data}.dim(2, "(M, K)");
   Arg{op, "b", b.data}
       .dim(offsets_in ? 3 : 2, offsets_in ? "(E, N, K)" : "(N, K)")
       .like(a.data, "a");
   GroupedGemmParams p{};
-  p.M = a.data.size(0), p.K = a.k();
+  p.M = 1, p.K = a.k();
+  for (size_t i = 0; i + 1 < sizes.size(); ++i) p.M *= sizes[i];
   p.E = offsets_in ? b.data.size(0) : 1, p.N = b.data.size(offsets_in ? 1 : 0);
-  p.dtype = DType::bf16;
-  if (a.format() == WeightFormat::dense)
-    p.dtype = Arg{op, "a", a.data}.floating_of(DType::f32, DType::bf16);
+  p.dtype = is_dense ? Arg{op, "a", a.data}.floating_of(DType::f32, DType::bf16) : DType::bf16;
   p.out_dtype = out_dtype ? *out_dtype : p.dtype;
   p.relu2 = relu2;
-  p.a = weights_of(op, "a", a, {p.M}, p.K, "(M, K)", p.dtype);
+  const Rows rows = is_dense ? rows_of(a.data) : Rows{a.data, 0};
+  if (is_dense)
+    p.a.data = data(rows.tensor), p.a.stride_n = rows.stride;
+  else
+    p.a = weights_of(op, "a", a, {p.M}, p.K, "(M, K)", p.dtype);
   p.b = offsets_in ? weights_of(op, "b", b, {p.E, p.N}, p.K, "(E, N, K)", p.dtype)
                    : weights_of(op, "b", b, {p.N}, p.K, "(N, K)", p.dtype);
   const OptTensor offsets = row_major(offsets_in);
@@ -98,7 +103,8 @@ Tensor grouped_product(const char* op, const WeightTensors& a, const WeightTenso
     p.offsets_is_int64 =
         Arg{op, "offsets", *offsets}.shape({p.E}, "(E,)").like(a.data, "a").is_int64();
   p.offsets = data(offsets);
-  const Tensor out = empty(a.data, {p.M, p.N}, scalar_type(p.out_dtype));
+  sizes.back() = p.N;
+  const Tensor out = empty(a.data, sizes.data(), int64_t(sizes.size()), scalar_type(p.out_dtype));
   p.out = mutable_data(out), p.out_stride_m = p.N;
 
   launch(op, a.data, p, cpu, cuda_symbol);

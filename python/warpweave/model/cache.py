@@ -30,8 +30,11 @@ class MambaState:
     """conv (B, conv_dim, W-1), the last inputs of the convolution; ssm (B, H, P, N).
 
     With a generator, the state is fp16 and rounded stochastically: one that is rounded to nearest
-    at every token loses whatever is smaller than half a unit, every time.
+    at every token loses whatever is smaller than half a unit, every time. In `weights` is what the
+    layer derives from its own: A, filters and biases.
     """
+
+    weights: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     def __init__(
         self,

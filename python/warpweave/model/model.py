@@ -68,7 +68,8 @@ class Linear(Matrices, nn.Linear):
     def forward(self, x: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
         inputs = None if self.ops.activations == "bf16" else self.inputs("weight")
         y = self.ops.linear(x, self.matrix("weight", x.dtype), inputs, out_dtype)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        bias = self._parameters["bias"]
+        return y if bias is None else y + bias.to(y.dtype)
 
 
 class Embedding(Matrices, nn.Embedding):
@@ -163,11 +164,10 @@ class Mamba2Mixer(Fp32Module):
 
     def forward(self, u: Tensor, seqs: Sequences, state: MambaState | None) -> Tensor:
         di, GN, ops = self.H * self.P, self.G * self.N, self.ops
-        z, xBC, dt = torch.split(self.in_proj(u), [di, di + 2 * GN, self.H], -1)
+        z, xBC, dt = self.in_proj(u).split_with_sizes([di, di + 2 * GN, self.H], -1)
         xBC = xBC.transpose(1, 2)  # (B, conv_dim, T)
-        conv = self.conv1d()
         ssm = {"D": self.D, "dt_bias": self.dt_bias, "dt_softplus": True}
-        A = -torch.exp(self.A_log)
+        A, *conv = self._weights(state)
 
         if state is not None and seqs.is_decode:
             xBC = ops.causal_conv1d_update(xBC, state.conv, *conv, activation="silu")
@@ -191,10 +191,18 @@ class Mamba2Mixer(Fp32Module):
                 state.keep(ssm_state, ops)
         return self.out_proj(self.norm(y.flatten(2), gate=z, group_size=di // self.G))
 
+    def _weights(self, state: MambaState | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A, and the filters and biases of the convolution; once for all the tokens of a state."""
+        if state is None or torch.is_grad_enabled():
+            return -torch.exp(self.A_log), *self.conv1d()
+        if state.weights is None:
+            state.weights = -torch.exp(self.A_log), *self.conv1d()
+        return state.weights
+
     def _split(self, xBC: Tensor, dt: Tensor, A: Tensor) -> tuple[Tensor, ...]:
         """x (B,T,H,P), dt (B,T,H), A (H), B and C (B,T,G,N): the arguments of scan and step."""
         GN = self.G * self.N
-        x, B, C = torch.split(xBC.transpose(1, 2), [self.H * self.P, GN, GN], -1)
+        x, B, C = xBC.transpose(1, 2).split_with_sizes([self.H * self.P, GN, GN], -1)
         B, C = (torch.unflatten(t, -1, (self.G, self.N)) for t in (B, C))
         return torch.unflatten(x, -1, (self.H, self.P)), dt, A, B, C
 
@@ -553,7 +561,7 @@ class Model(nn.Module):
             cache.lengths = [past + new for past, new in zip(seqs.past, seqs.new, strict=True)]
         assert x is not None  # the pattern has at least one layer
         v, _ = self.norm_f(x[:, keep], residual=h[:, keep])
-        return self.lm_head(v).float() if v.dtype != torch.float64 else self.lm_head(v)
+        return self.lm_head(v, torch.promote_types(v.dtype, torch.float32))
 
     def _sequences(self, ids: Tensor, cache: Cache | None, cu_seqlens: Tensor | None) -> Sequences:
         """Check the shapes of a call against each other."""

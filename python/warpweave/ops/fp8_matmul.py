@@ -32,15 +32,11 @@ def fp8_matmul(
     """
     float32 = is_float32("fp8_matmul", out_dtype)
     refuse_grad("fp8_matmul", a)
-    if a.dim() == 2:
-        out: Tensor = _op(a, b, scale_a, scale_b, float32)
-        return out
-    rows = a.reshape(a.shape[:-1].numel(), a.shape[-1])
-    flat: Tensor = _op(rows, b, scale_a, scale_b, float32)
-    return flat.view(*a.shape[:-1], flat.shape[1])
+    out: Tensor = _op(a, b, scale_a, scale_b, float32)
+    return out
 
 
 @torch.library.register_fake("warpweave::fp8_matmul")
 def _fake(a, b, scale_a, scale_b, float32):  # type: ignore[no-untyped-def]
     dtype = torch.float32 if float32 else torch.bfloat16
-    return a.new_empty((a.shape[0], b.shape[0]), dtype=dtype)
+    return a.new_empty((*a.shape[:-1], b.shape[0]), dtype=dtype)

@@ -30,19 +30,13 @@ def nvfp4_matmul(
     """
     float32 = is_float32("nvfp4_matmul", out_dtype)
     parts = nvfp4_parts("nvfp4_matmul", "b", b)
-    if isinstance(a, NVFP4Tensor):
-        quantized: Tensor = _op(*weight_parts(a), *parts, float32)
-        return quantized
-    refuse_grad("nvfp4_matmul", a)
-    if a.dim() == 2:
-        out: Tensor = _op(a, None, None, *parts, float32)
-        return out
-    rows = a.reshape(a.shape[:-1].numel(), a.shape[-1])
-    flat: Tensor = _op(rows, None, None, *parts, float32)
-    return flat.view(*a.shape[:-1], flat.shape[1])
+    if isinstance(a, Tensor):
+        refuse_grad("nvfp4_matmul", a)
+    out: Tensor = _op(*weight_parts(a), *parts, float32)
+    return out
 
 
 @torch.library.register_fake("warpweave::nvfp4_matmul")
 def _fake(a, a_block_scales, a_scale, b, b_block_scales, b_scale, float32):  # type: ignore[no-untyped-def]
     dtype = torch.float32 if float32 else torch.bfloat16
-    return a.new_empty((a.shape[0], b.shape[0]), dtype=dtype)
+    return a.new_empty((*a.shape[:-1], b.shape[0]), dtype=dtype)
