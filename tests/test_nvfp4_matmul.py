@@ -134,6 +134,36 @@ def test_every_code_and_scale(target: str) -> None:
         kit.assert_same_bits(out + 0.0, expected + 0.0)
 
 
+@pytest.mark.parametrize("M", [1, 4])
+def test_bf16_tokens_of_any_range(target: str, M: int) -> None:
+    """What a common unit for neighbouring elements of a token would lose."""
+    g = kit.generator(f"range{M}")
+    N, K = 20, 400
+    even = kit.normal((K,), g)
+    outlier, tiny, one = even.clone(), even * 2.0**-118, torch.zeros(K)
+    outlier[::50] *= 2.0**20
+    tiny[::3] = 0
+    one[77] = 2.0**-126
+    tokens = {
+        "spread": even * 2.0 ** torch.randint(-40, 1, (K,), generator=g),
+        "outlier": outlier,
+        "tiny": tiny,
+        "huge": even * 2.0**110,
+        "one": one,
+        "squares": even.relu().square(),
+        "infinite": torch.where(torch.arange(K) == 5, torch.inf, even),
+        "nan": torch.where(torch.arange(K) == 5, torch.nan, even),
+    }
+    b = nvfp4((N, K), g)
+    codes = b.codes.clone()
+    codes[:, ::25] &= 0xF0  # nothing meets an outlier, so nothing hides what it does to the others
+    b = replace(b, codes=codes)
+    for i, name in enumerate(tokens):
+        others = [even] * (M - 1)
+        a = torch.stack([*others[: i % M], tokens[name], *others[i % M :]]).to(BF16)
+        check_one(ops.nvfp4_matmul, {"a": a, "b": b, "out_dtype": F32})
+
+
 def test_a_flushed_mode_changes_nothing() -> None:
     case = make(3, 70, 160, BF16, "row")
     expected = ops.nvfp4_matmul(**case)

@@ -260,7 +260,7 @@ inline void coded_dots(const Rows& weight, const Token& token, int64_t k, float*
     const int64_t size = k - begin < kRun ? k - begin : kRun;
     float scales[kRun / 16 + kLanes];
     if constexpr (Rows::kBits == 4) decode_scales(weight.scales + begin / 16, size / 16, scales);
-    const auto step = [&](int64_t i, U32 codes) {
+    const auto step = [&](int64_t i, U32 codes) __attribute__((always_inline)) {
       if constexpr (kDigits)
         add_digit_products<M>(codes, x, in_pairs(load(scales + i / 16)), total);
       else
