@@ -203,8 +203,9 @@ class Mamba2Mixer(Fp32Module):
         """x (B,T,H,P), dt (B,T,H), A (H), B and C (B,T,G,N): the arguments of scan and step."""
         GN = self.G * self.N
         x, B, C = xBC.transpose(1, 2).split_with_sizes([self.H * self.P, GN, GN], -1)
-        B, C = (torch.unflatten(t, -1, (self.G, self.N)) for t in (B, C))
-        return torch.unflatten(x, -1, (self.H, self.P)), dt, A, B, C
+        heads, groups = (self.H, self.P), (self.G, self.N)
+        B, C = torch.unflatten(B, -1, groups), torch.unflatten(C, -1, groups)
+        return torch.unflatten(x, -1, heads), dt, A, B, C
 
 
 class Attention(nn.Module):
@@ -354,12 +355,12 @@ class MoE(nn.Module):
         experts = self.experts
         if (place := experts.place) is not None:
             indices = place[indices]
-        up, down = (experts.matrix(name, x.dtype) for name in experts.matrices)
+        up, down = experts.matrix("up_proj", x.dtype), experts.matrix("down_proj", x.dtype)
         fc1, fc2, shared = self.fc1_latent_proj, self.fc2_latent_proj, self.shared_experts
         linears = [fc1, fc2, *((None, None) if shared is None else shared.linears())]
         out: Tensor
         if not self.bias and not self._quantises_activations(linears):  # the one op does neither
-            w1, w2, s1, s2 = (m if m is None else m.matrix("weight", x.dtype) for m in linears)
+            w1, w2, s1, s2 = [m if m is None else m.matrix("weight", x.dtype) for m in linears]
             out = self.ops.latent_moe(rows, weights, indices, w1, up, down, w2, s1, s2)
             return out.view_as(x)
         out = self.ops.experts(
@@ -542,15 +543,14 @@ class Model(nn.Module):
         Raises ValueError or TypeError before the cache is touched.
         """
         seqs = self._sequences(input_ids, cache, cu_seqlens)
+        keep: Any = logits_to_keep
         if isinstance(logits_to_keep, int):
             if logits_to_keep < 0 or (logits_to_keep and cu_seqlens is not None):
                 raise ValueError(
                     f"logits_to_keep {logits_to_keep} must be None, 0, a positive count (not with "
                     "cu_seqlens) or a tensor of indices"
                 )
-            keep: Any = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
-        else:
-            keep = slice(None) if logits_to_keep is None else logits_to_keep
+            keep = slice(-logits_to_keep, None) if logits_to_keep else None
         h = self.embeddings.rows(input_ids, self.compute_dtype)
         if cache is not None:
             cache.reserve(seqs.length)
@@ -560,7 +560,9 @@ class Model(nn.Module):
         if cache is not None:
             cache.lengths = [past + new for past, new in zip(seqs.past, seqs.new, strict=True)]
         assert x is not None  # the pattern has at least one layer
-        v, _ = self.norm_f(x[:, keep], residual=h[:, keep])
+        if keep is not None:
+            x, h = x[:, keep], h[:, keep]
+        v, _ = self.norm_f(x, residual=h)
         return self.lm_head(v, torch.promote_types(v.dtype, torch.float32))
 
     def _sequences(self, ids: Tensor, cache: Cache | None, cu_seqlens: Tensor | None) -> Sequences:
