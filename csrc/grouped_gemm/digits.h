@@ -7,9 +7,9 @@
 // signed digits of base 256. Sums of 4 products of bytes are exact in 32 bits, the sums of all
 // digits of a lane are, too, so a lane is rounded for the first time when it is widened to fp32.
 //
-// An element is rounded to the unit if the largest of its lane is 2^15 times it or more. A token is
-// taken only if that changes it by no more than 2^-24 of the sum of its magnitudes, which is what
-// one addition in fp32 may change; other tokens, and those that are not finite, stay fp32.
+// The 8 bits of an element are all kept unless it is smaller than 2^-14 of the largest of its lane.
+// A token is taken only if that changes it by no more than 2^-24 of the sum of its magnitudes, which
+// is what one addition in fp32 may change; other tokens, and those not finite, stay fp32.
 #pragma once
 
 #include "core/cpu/decode.h"
