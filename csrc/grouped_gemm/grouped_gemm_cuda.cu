@@ -359,7 +359,7 @@ const char* why_not_coded(const GroupedGemmParams& p) {
   if (compute_capability(&capability) != cudaSuccess) return "there is no device";
   if (p.a.format != p.b.format) return "rows and weights are in two formats";
   if (p.a.format == WeightFormat::nvfp4) {
-    if (capability / 10 != 12) return "the device has no mma.sync of E2M1";
+    if (capability != 120) return "the device is not of compute capability 12.0";
     if (!kHasSm120a) return "this build has none for sm_120a";
   } else {
     if (capability < 89) return "the device has no mma.sync of E4M3";
