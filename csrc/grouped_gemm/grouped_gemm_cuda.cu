@@ -12,6 +12,7 @@
 // Rows that are quantised, too, are decoded to bf16 before.
 #include <initializer_list>
 
+#include "core/cuda/workspace.h"
 #include "core/numerics.h"
 #include "grouped_gemm/block_scaled.h"
 #include "grouped_gemm/coded_tile.cuh"
@@ -298,8 +299,7 @@ constexpr bool kHasSm89 = false;
 #endif
 
 int64_t decoded_bytes(const GroupedGemmParams& p) {
-  const int64_t bytes = p.a.format == WeightFormat::dense ? 0 : p.M * decoded_stride(p.K) * 2;
-  return (bytes + 255) / 256 * 256;
+  return on_256_bytes(p.a.format == WeightFormat::dense ? 0 : p.M * decoded_stride(p.K) * 2);
 }
 
 GroupProduct product_of(const GroupedGemmParams& p) {
