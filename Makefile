@@ -11,7 +11,8 @@ PROMPT ?= It was a bright cold morning, and
 GPU    := $(wildcard /dev/nvidia0)
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
-# Processes that run tests: one a core, and some 3 GiB each.
+# Processes that run tests: one a core, and some 3 GiB each. Each has as many threads as there are
+# cores: those that wait must not spin.
 WORKERS ?= $(shell n=$$(nproc) && echo $$((n < 8 ? n : 8)))
 PIP    := $(BIN)/python -m pip -q --disable-pip-version-check
 BUILD  := $(PIP) install --no-build-isolation --no-warn-conflicts -e
@@ -29,7 +30,7 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(CUTLASS)
 	$(if $(GPU),WARPWEAVE_SIMULATION=ON,$(SIMULATED)) $(BUILD) '.[test]'
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 bench: $(VENV)/ready
 	$(CUTLASS)

@@ -122,6 +122,29 @@ def modelopt(
     return {"producer": {"name": "modelopt"}, "quantization": quantization}, ours
 
 
+def compressed(stored: Arrays, layers: dict[str, str], fp8_scale: Any = None) -> Arrays:
+    """The same tensors under llm-compressor's names and with its scales."""
+    out = {}
+    for name, value in stored.items():
+        layer, _, part = name.rpartition(".")
+        if layer in layers and "NVFP4" in layers[layer]:
+            value = 1 / value if part in ("weight_scale_2", "input_scale") else value
+            names = {"weight": "weight_packed", "weight_scale_2": "weight_global_scale",
+                     "input_scale": "input_global_scale"}  # fmt: skip
+            part = names.get(part, part)
+            value = np.reshape(value, (1,)) if "global" in part else value
+        elif layer in layers and part == "weight_scale":
+            value = np.reshape(value, (-1, 1)).astype(fp8_scale or F32)
+        out[f"{layer}.{part}"] = value
+    return out
+
+
+def scheme(bits: int, strategy: str, inputs: Any, **weights: Any) -> dict[str, Any]:
+    """Of compressed-tensors' metadata."""
+    weights = {"num_bits": bits, "type": "float", "strategy": strategy, **weights}
+    return {"targets": ["Linear"], "weights": weights, "input_activations": inputs}
+
+
 def write(
     path: Path, stored: Arrays, config: dict[str, Any], hf: dict[str, Any] | None = None,
     ours: dict[str, Any] | None = None, shards: int = 1,

@@ -136,7 +136,7 @@ def test_rows_and_columns_do_not_depend_on_each_other(target: str, M: int) -> No
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("M", [3, 70])
 def test_strides_and_threads(target: str, threads: None, kind: torch.dtype, M: int) -> None:
-    case = make(M, 300, 271, kind, True)
+    case = make(M, 300 if target.startswith("cpu") else 140, 271, kind, True)  # two tiles
     check_repeatable(ops.fp8_matmul, case)
     expected = ops.fp8_matmul(**case)
     moved = {k: kit.strided(v) if isinstance(v, torch.Tensor) else v for k, v in case.items()}

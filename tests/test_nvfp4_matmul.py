@@ -103,7 +103,7 @@ def test_planted_faults_of_both_quantised() -> None:
 def test_exact_on_integers(target: str, M: int) -> None:
     """Every partial sum is a small multiple of 2^-10, so each path has the same bits."""
     g = kit.generator(f"integers{M}")
-    K = 4240
+    K = 4240 if target.startswith("cpu") else 1168  # a step more than all stages hold
     b = nvfp4((90, K), g)
     exponents = torch.randint(-9, 3, b.block_scales.shape, generator=g)
     b = replace(b, block_scales=(2.0**exponents).to(E4M3), global_scale=torch.tensor(0.25))
@@ -190,7 +190,7 @@ def test_rows_and_columns_do_not_depend_on_each_other(target: str, M: int) -> No
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("M", [3, 70])
 def test_strides_and_threads(target: str, threads: None, kind: Any, M: int) -> None:
-    case = make(M, 300, 272, kind, "row")
+    case = make(M, 300 if target.startswith("cpu") else 140, 272, kind, "row")  # two tiles
     check_repeatable(ops.nvfp4_matmul, case)
     expected = ops.nvfp4_matmul(**case)
     for change in (

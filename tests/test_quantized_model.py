@@ -10,8 +10,7 @@ import torch
 
 import released
 from quant import fp8
-from released import F8, F32, modelopt, quantise, rules, write
-from test_quantized_checkpoint import (
+from quantized_models import (
     DENSE,
     LATENT,
     LAYOUTS,
@@ -22,6 +21,7 @@ from test_quantized_checkpoint import (
     logits,
     put,
 )
+from released import F8, F32, modelopt, quantise, rules, write
 from tiny import relative, tiny_config, tiny_model, tokens
 from warpweave import Model, reference
 from warpweave import testing as kit

@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "core/cuda/launch.h"
+#include "core/cuda/workspace.h"
 #include "cute/tensor.hpp"
 #include "cutlass/epilogue/collective/collective_builder.hpp"
 #include "cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp"
@@ -113,7 +114,7 @@ __host__ __device__ inline int64_t tiles_of(int64_t rows, int64_t tile = kTileRo
   return (rows + tile - 1) / tile;
 }
 
-struct Groups {
+struct Groups : WorkspaceParts {
   Problem* extents;
   const uint8_t **a, **b, **a_scales, **b_scales;
   const float **row_scale, **column_scale;
@@ -124,30 +125,23 @@ struct Groups {
   uint8_t *a_tiles, *b_tiles;  // of scales
   uint32_t* negative;          // of each block of `order`: it met one
   void* tensor_maps;
-  int64_t bytes = 0;
 
-  Groups(const GroupProduct& g, int sms, int blocks, void* base) {
+  Groups(const GroupProduct& g, int sms, int blocks, void* base) : WorkspaceParts{base} {
     const int64_t k_tiles = g.part[0].K / 64;
-    extents = take<Problem>(base, g.E);
-    a = take<const uint8_t*>(base, g.E), b = take<const uint8_t*>(base, g.E);
-    a_scales = take<const uint8_t*>(base, g.E), b_scales = take<const uint8_t*>(base, g.E);
-    row_scale = take<const float*>(base, g.E), column_scale = take<const float*>(base, g.E);
-    out = take<void*>(base, g.E);
-    a_stride = take<RowStride>(base, g.E), b_stride = take<RowStride>(base, g.E);
-    out_stride = take<RowStride>(base, g.E);
-    a_layout = take<ScaleLayout>(base, g.E), b_layout = take<ScaleLayout>(base, g.E);
-    left = take<int64_t>(base, g.E);
-    a_tiles = take<uint8_t>(base, tiles_before(g.M, g.E) * k_tiles * kScaleTile);
-    b_tiles = take<uint8_t>(base, g.E * tiles_of(g.N) * k_tiles * kScaleTile);
-    negative = take<uint32_t>(base, blocks);
+    extents = take<Problem>(g.E);
+    a = take<const uint8_t*>(g.E), b = take<const uint8_t*>(g.E);
+    a_scales = take<const uint8_t*>(g.E), b_scales = take<const uint8_t*>(g.E);
+    row_scale = take<const float*>(g.E), column_scale = take<const float*>(g.E);
+    out = take<void*>(g.E);
+    a_stride = take<RowStride>(g.E), b_stride = take<RowStride>(g.E);
+    out_stride = take<RowStride>(g.E);
+    a_layout = take<ScaleLayout>(g.E), b_layout = take<ScaleLayout>(g.E);
+    left = take<int64_t>(g.E);
+    a_tiles = take<uint8_t>(tiles_before(g.M, g.E) * k_tiles * kScaleTile);
+    b_tiles = take<uint8_t>(g.E * tiles_of(g.N) * k_tiles * kScaleTile);
+    negative = take<uint32_t>(blocks);
     constexpr int kMaps = 6;  // of a, b and their scales, and of out for each warpgroup
-    tensor_maps = take<char>(base, int64_t(sms) * kMaps * sizeof(cute::TmaDescriptor));
-  }
-  template <typename T>
-  T* take(void* base, int64_t count) {
-    const int64_t at = bytes;
-    bytes += (count * int64_t(sizeof(T)) + 255) / 256 * 256;
-    return reinterpret_cast<T*>(static_cast<char*>(base) + at);
+    tensor_maps = take<char>(int64_t(sms) * kMaps * sizeof(cute::TmaDescriptor));
   }
 };
 

@@ -13,7 +13,7 @@ namespace {
 using Few = MmaTile<Nvfp4Operands, 16, 4, true>;
 using Many = MmaTile<Nvfp4Operands, 64, 3, true>;
 constexpr const char* kWhen =
-    "on compute capability 12.x, for rows and weights that are both NVFP4, with codes of a row on "
+    "on compute capability 12.0, for rows and weights that are both NVFP4, with codes of a row on "
     "16 bytes and its block scales on 4";
 const CudaKernel<GroupProduct> kFew{"grouped_gemm", "nvfp4 x nvfp4, 16 rows", "nvfp4",
                                     product_tiles<Few>, kWhen};

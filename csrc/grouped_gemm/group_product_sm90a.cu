@@ -19,6 +19,7 @@
 #include <algorithm>
 
 #include "core/cuda/launch.h"
+#include "core/cuda/workspace.h"
 #include "cute/tensor.hpp"
 #include "cutlass/epilogue/collective/collective_builder.hpp"
 #include "cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp"
@@ -81,33 +82,26 @@ using AddBf16 = Product<Element, Element>;
 using AddF32 = Product<Element, float>;
 using Stride = typename ToBf16::Kernel::InternalStrideA;  // of rows; all others are alike
 
-struct Groups {
+struct Groups : WorkspaceParts {
   Problem* extents;
   const Element **a, **b;
   const void** addend;
   void** out;
   Stride *a_stride, *b_stride, *addend_stride, *out_stride;
   void* tensor_maps;
-  int64_t bytes = 0;
 
-  Groups(int64_t groups, int sms, void* base) {
-    extents = take<Problem>(base, groups);
-    a = take<const Element*>(base, groups);
-    b = take<const Element*>(base, groups);
-    addend = take<const void*>(base, groups);
-    out = take<void*>(base, groups);
-    a_stride = take<Stride>(base, groups);
-    b_stride = take<Stride>(base, groups);
-    addend_stride = take<Stride>(base, groups);
-    out_stride = take<Stride>(base, groups);
+  Groups(int64_t groups, int sms, void* base) : WorkspaceParts{base} {
+    extents = take<Problem>(groups);
+    a = take<const Element*>(groups);
+    b = take<const Element*>(groups);
+    addend = take<const void*>(groups);
+    out = take<void*>(groups);
+    a_stride = take<Stride>(groups);
+    b_stride = take<Stride>(groups);
+    addend_stride = take<Stride>(groups);
+    out_stride = take<Stride>(groups);
     constexpr int kMaps = 5;  // of a, of b, of the addend, and of out for each warpgroup
-    tensor_maps = take<char>(base, int64_t(sms) * kMaps * sizeof(cute::TmaDescriptor));
-  }
-  template <typename T>
-  T* take(void* base, int64_t count) {
-    const int64_t at = bytes;
-    bytes += (count * int64_t(sizeof(T)) + 255) / 256 * 256;
-    return reinterpret_cast<T*>(static_cast<char*>(base) + at);
+    tensor_maps = take<char>(int64_t(sms) * kMaps * sizeof(cute::TmaDescriptor));
   }
 };
 

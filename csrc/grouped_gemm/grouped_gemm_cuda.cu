@@ -12,6 +12,7 @@
 // Rows that are quantised, too, are decoded to bf16 before.
 #include <initializer_list>
 
+#include "core/cuda/workspace.h"
 #include "core/numerics.h"
 #include "grouped_gemm/block_scaled.h"
 #include "grouped_gemm/coded_tile.cuh"
@@ -298,8 +299,7 @@ constexpr bool kHasSm89 = false;
 #endif
 
 int64_t decoded_bytes(const GroupedGemmParams& p) {
-  const int64_t bytes = p.a.format == WeightFormat::dense ? 0 : p.M * decoded_stride(p.K) * 2;
-  return (bytes + 255) / 256 * 256;
+  return on_256_bytes(p.a.format == WeightFormat::dense ? 0 : p.M * decoded_stride(p.K) * 2);
 }
 
 GroupProduct product_of(const GroupedGemmParams& p) {
@@ -359,7 +359,7 @@ const char* why_not_coded(const GroupedGemmParams& p) {
   if (compute_capability(&capability) != cudaSuccess) return "there is no device";
   if (p.a.format != p.b.format) return "rows and weights are in two formats";
   if (p.a.format == WeightFormat::nvfp4) {
-    if (capability / 10 != 12) return "the device has no mma.sync of E2M1";
+    if (capability != 120) return "the device is not of compute capability 12.0";
     if (!kHasSm120a) return "this build has none for sm_120a";
   } else {
     if (capability < 89) return "the device has no mma.sync of E4M3";

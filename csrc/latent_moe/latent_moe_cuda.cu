@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/cuda/launch.h"
+#include "core/cuda/workspace.h"
 #include "grouped_gemm/group_product_cuda.h"
 #include "latent_moe/latent_moe.h"
 
@@ -35,7 +36,7 @@ GroupProduct product(const LatentMoeParams& p, const void* rows, int64_t stride,
   return g;
 }
 
-int64_t products_bytes() { return (group_product_workspace(1) + 255) / 256 * 256; }
+int64_t products_bytes() { return on_256_bytes(group_product_workspace(1)); }
 
 int run(const LatentMoeParams& p, cudaStream_t stream) {
   if (p.fc1.data) {

@@ -8,6 +8,7 @@
 //   combine  per token the weighted sum of its choices in ascending order of expert
 #include "core/cuda/launch.h"
 #include "core/cuda/math.cuh"
+#include "core/cuda/workspace.h"
 #include "grouped_gemm/group_product_cuda.h"
 #include "moe_mlp/moe_mlp.h"
 
@@ -19,27 +20,20 @@ constexpr int kCombineThreads = 128;
 constexpr int kMaxExperts = 8192;  // counters in 32 KB of shared memory
 constexpr int kMaxChoices = 128;
 
-struct Workspace {
+struct Workspace : WorkspaceParts {
   int32_t *ends, *tokens, *places;  // (E), (T top_k) token of each sorted pair, place of each pair
   void* h;                          // (T top_k, I) in the operands' dtype
   float* y;                         // (T top_k, K); before that, the pairs' rows of x
   void* products;
-  int64_t bytes = 0;
 
-  Workspace(const MoeMlpParams& p, void* base) {
+  Workspace(const MoeMlpParams& p, void* base) : WorkspaceParts{base} {
     const int64_t pairs = p.T * p.top_k;
-    ends = take<int32_t>(base, p.E);
-    tokens = take<int32_t>(base, pairs);
-    places = take<int32_t>(base, pairs);
-    h = take<char>(base, pairs * p.I * (p.dtype == DType::f32 ? 4 : 2));
-    y = take<float>(base, pairs * p.K);
-    products = take<char>(base, group_product_workspace(p.E));
-  }
-  template <typename T>
-  T* take(void* base, int64_t count) {
-    const int64_t at = bytes;
-    bytes += (count * int64_t(sizeof(T)) + 255) / 256 * 256;
-    return reinterpret_cast<T*>(static_cast<char*>(base) + at);
+    ends = take<int32_t>(p.E);
+    tokens = take<int32_t>(pairs);
+    places = take<int32_t>(pairs);
+    h = take<char>(pairs * p.I * (p.dtype == DType::f32 ? 4 : 2));
+    y = take<float>(pairs * p.K);
+    products = take<char>(group_product_workspace(p.E));
   }
 };
 

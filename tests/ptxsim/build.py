@@ -97,6 +97,12 @@ def kernels(name: str, *targets: str, compress: bool = False) -> Path:
     return library
 
 
+def texts(library: Path) -> list[str]:
+    """The PTX in a library, which was not compressed."""
+    found = re.findall(rb"[^\0]*\.version \d+\.\d+\s[^\0]*", library.read_bytes())
+    return [text.decode() for text in found]
+
+
 def warpweave() -> Path:
     """libwarpweave_cuda.so for the simulator, which the package's own build leaves here if
     WARPWEAVE_SIMULATION is ON."""

@@ -34,27 +34,22 @@ uint32_t others_of(const Stamp& before, const Stamp& mine) {
 
 }  // namespace
 
-bool covers(const Knowledge& known, const Stamp& stamp, uint32_t lanes) {
-  if (!lanes) return true;
-  const Clocks* clocks = known.find(stamp.row);
-  if (!clocks) return false;
-  for (; lanes; lanes &= lanes - 1)
-    if ((*clocks)[size_t(std::countr_zero(lanes))] < stamp.clock) return false;
-  return true;
-}
-
 void Checker::access(Warp& w, const Op& op, const Place* places, const Access& access) {
   WarpState& s = state(w);
   const uint32_t line = op.line;
+  const Place* before = nullptr;  // most lanes are in the memory of the one before
+  Shadow* shadow = nullptr;
   for_active(w.mask, [&](int l) {
     const Place& p = places[l];
     if (!p.shared_block && (!p.allocation || p.allocation->read_only)) return;
     const uint64_t at = p.shared_block ? p.shared_offset : uint64_t(p.data);
-    Shadow& shadow = p.shared_block ? blocks_[p.shared_block].shadow : global_[p.allocation->id];
+    if (!before || p.shared_block != before->shared_block || p.allocation != before->allocation)
+      shadow = p.shared_block ? &blocks_[p.shared_block].shadow : &global_[p.allocation->id];
+    before = &p;
     Stamp stamp{s.row, s.clock, 1u << l, line, 0, uint8_t(access.is_strong ? kStrong : 0)};
     const Actor me{&s.views[l], &w, &op, l};
     if (p.shared_block && p.shared_block != w.block) check_started(me, *p.shared_block);
-    touch(shadow, at, access.bytes, access.kind != Access::Kind::read, stamp, me, p);
+    touch(*shadow, at, access.bytes, access.kind != Access::Kind::read, stamp, me, p);
   });
 }
 

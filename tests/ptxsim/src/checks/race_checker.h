@@ -10,6 +10,7 @@
 // shuffles and votes exchange values, not memory.
 #pragma once
 
+#include <bit>
 #include <unordered_map>
 
 #include "checks/knowledge.h"
@@ -39,9 +40,12 @@ struct Cell {  // a 4-byte word
 class Shadow {
  public:
   Cell& at(uint64_t word) {
-    std::unique_ptr<Cell[]>& page = pages_[word / kPage];
-    if (!page) page = std::make_unique<Cell[]>(kPage);
-    return page[word % kPage];
+    if (word / kPage != last_ || !cells_) {
+      std::unique_ptr<Cell[]>& page = pages_[last_ = word / kPage];
+      if (!page) page = std::make_unique<Cell[]>(kPage);
+      cells_ = page.get();
+    }
+    return cells_[word % kPage];
   }
   template <typename F>
   void for_each(const F& f) const {  // word, cell
@@ -52,6 +56,8 @@ class Shadow {
  private:
   static constexpr uint64_t kPage = 1024;
   std::unordered_map<uint64_t, std::unique_ptr<Cell[]>> pages_;
+  uint64_t last_ = 0;  // the page asked for before: most accesses are near the one before
+  Cell* cells_ = nullptr;
 };
 
 struct WarpState {
@@ -138,7 +144,7 @@ class Checker : public RaceChecker {
 
   WarpState& state(const Warp& w) { return blocks_[w.block].warps[w.index]; }
   View publish(WarpState& s, int lane);
-  View publish(Warp& w);
+  View publish_all(WarpState& s, uint32_t lanes);
   View result_of(const AgentState& a, uint32_t lanes);
 
   Stamp stamp_of(const AgentState& a, int lane, const Op& op) const;
@@ -167,6 +173,13 @@ class Checker : public RaceChecker {
 };
 
 // All accesses of the stamp are known.
-bool covers(const Knowledge& known, const Stamp& stamp, uint32_t lanes);
+inline bool covers(const Knowledge& known, const Stamp& stamp, uint32_t lanes) {
+  if (!lanes) return true;
+  const Clocks* clocks = known.find(stamp.row);
+  if (!clocks) return false;
+  for (; lanes; lanes &= lanes - 1)
+    if ((*clocks)[size_t(std::countr_zero(lanes))] < stamp.clock) return false;
+  return true;
+}
 
 }  // namespace ptxsim

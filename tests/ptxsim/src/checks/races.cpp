@@ -71,7 +71,7 @@ void Checker::fence(Warp& w, int64_t kind) {
     s.views[l] = joined(s.views[l], s.acquired[l]);
     s.acquired[l] = {};
     s.released[l] = publish(s, l);
-    all = joined(all, s.released[l]);
+    if (kind == kFenceTensormapRelease) all = joined(all, s.released[l]);
   });
   if (kind == kFenceTensormapRelease)
     map_releases_.push_back({all.known, {s.row, s.clock, w.mask, 0, 0, 0}});
@@ -80,15 +80,13 @@ void Checker::fence(Warp& w, int64_t kind) {
 
 void Checker::warp_barrier(Warp& w, uint32_t members) {
   WarpState& s = state(w);
-  View all;
-  for_active(members & w.live, [&](int l) { all = joined(all, publish(s, l)); });
+  const View all = publish_all(s, members & w.live);
   for_active(members & w.live, [&](int l) { s.views[l] = all; });
-  ++s.clock;
 }
 
 void Checker::arrive_barrier(Warp& w, uint32_t id, uint32_t generation) {
   View& sum = blocks_[w.block].barriers[{id, generation}];
-  sum = joined(sum, publish(w));
+  sum = joined(sum, publish_all(state(w), w.mask));
 }
 
 void Checker::leave_barrier(Warp& w, uint32_t id, uint32_t generation) {
@@ -102,7 +100,7 @@ void Checker::leave_barrier(Warp& w, uint32_t id, uint32_t generation) {
 // A relaxed arrival makes known what an earlier fence released.
 void Checker::arrive_cluster(Warp& w, uint32_t generation, bool releases) {
   Generation& g = clusters_[w.block->cluster].generations[generation];
-  const View all = publish(w);
+  const View all = publish_all(state(w), w.mask);
   g.arrived = joined(g.arrived, all.known);
   if (releases)
     g.released = joined(g.released, all);
@@ -153,20 +151,18 @@ Agent Checker::start_agent(Warp& w, uint32_t lanes, bool each_lane, bool proxy) 
   if (each_lane) {
     a.row = s.row + 1, a.clock = ++s.copies, a.lanes = lanes;
     for_active(lanes, [&](int l) { a.view[l] = publish(s, l); });
+    ++s.clock;
   } else {
     a.row = s.row + 2, a.clock = ++s.agents, a.lanes = 1u << (a.clock % kLanes);
-    for_active(lanes, [&](int l) { a.view[0] = joined(a.view[0], publish(s, l)); });
+    a.view[0] = publish_all(s, lanes);
   }
-  ++s.clock;
   agents_.emplace(++next_agent_, std::move(a));
   return {next_agent_};
 }
 
 void Checker::join_issue(Agent agent, Warp& w, uint32_t lanes) {
-  WarpState& s = state(w);
   AgentState& a = agents_.at(agent.id);
-  for_active(lanes, [&](int l) { a.view[0] = joined(a.view[0], publish(s, l)); });
-  ++s.clock;
+  a.view[0] = joined(a.view[0], publish_all(state(w), lanes));
 }
 
 void Checker::join_agent(Warp& w, uint32_t lanes, Agent agent) {
@@ -193,13 +189,12 @@ View Checker::publish(WarpState& s, int lane) {
   return out;
 }
 
-// All lanes of w.mask at once, for barriers; the clock moves on.
-View Checker::publish(Warp& w) {
-  WarpState& s = state(w);
+// All these lanes at once, for barriers; the clock moves on.
+View Checker::publish_all(WarpState& s, uint32_t lanes) {
   View sum;
-  for_active(w.mask, [&](int l) { sum = joined(sum, s.views[l]); });
+  for_active(lanes, [&](int l) { sum = joined(sum, s.views[l]); });
   auto wider = std::make_shared<Knowledge>(*sum.known);
-  for_active(w.mask, [&](int l) { wider->at(s.row)[size_t(l)] = s.clock; });
+  for_active(lanes, [&](int l) { wider->at(s.row)[size_t(l)] = s.clock; });
   sum.known = std::move(wider);
   ++s.clock;
   return sum;

@@ -169,7 +169,7 @@ class SimulatorOf : public Simulator {
       run.grid_workspace = uint64_t(workspace);
     }
     counters->shared_bytes = run.shared_bytes - kSharedBase;
-    const bool ok = run.run_in_parts();
+    const bool ok = !options_.execute || run.run_in_parts();
     if (workspace) memory_.free(workspace);
     if (run.suppressed)
       run.reports.push_back({Report::Kind::limit,

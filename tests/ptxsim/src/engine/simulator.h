@@ -27,6 +27,7 @@ struct Options {
   int max_reports = 20;       // of one launch; how many more there are is the last one
   // Of one launch, in warp instructions, for loops that neither end nor wait; 0: no limit.
   uint64_t max_instructions = 1'000'000'000;
+  bool execute = true;  // false: a launch is checked and counted, but no block of it runs
 };
 
 // Something a checker found or that stopped a kernel. Faults stop the launch, findings do not.

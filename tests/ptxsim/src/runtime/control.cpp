@@ -113,6 +113,8 @@ void set_option(const std::string& name, uint64_t value) {
     o.host_threads = value;
   else if (name == "max_instructions")
     o.max_instructions = value;
+  else if (name == "execute")
+    o.execute = value != 0;
   else if (name == "memory_limit")
     session().memory().limit = value;
   else if (name == "capture")

@@ -25,7 +25,7 @@ int ptxsim_reset(const char* device);
 const char* ptxsim_devices();  // JSON: an array of all that can be chosen
 const char* ptxsim_device();   // JSON: the chosen one, or null
 // "seed", "check_races", "check_unwritten", "max_reports", "max_instructions", "host_threads",
-// "memory_limit", "capture"
+// "memory_limit", "capture", "execute"
 int ptxsim_set_option(const char* name, uint64_t value);
 
 // --- Memory of the caller that kernels may use as device memory ---

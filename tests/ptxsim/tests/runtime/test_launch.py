@@ -64,6 +64,15 @@ def test_launch_bounds(cuda: Cuda) -> None:
     assert "__launch_bounds__ of 128" in cuda.why()
 
 
+def test_launched_and_not_executed(cuda: Cuda) -> None:
+    out = cuda.zeros(8)
+    cuda.sim.set_option("execute", 0)
+    assert cuda.launch("shape", out, block=dim3(64)) == 0
+    assert cuda.launch("bounded", out, block=dim3(129)) == INVALID_VALUE
+    assert [c["block"] for c in cuda.sim.counters()] == [[64, 1, 1]]
+    assert not cuda.read(out, 8).any()
+
+
 def test_registers(cuda: Cuda) -> None:
     """What ptxas says limits the block: 168 registers of 384 threads fit, of 416 do not."""
     out = cuda.zeros(8)
