@@ -118,6 +118,33 @@ def scale_ties() -> Iterator[Case]:
         yield {"x": x, "global_scale": torch.tensor(scale), "four_over_six": True}
 
 
+def bounds() -> Iterator[Case]:
+    """All bounds between codes and what lies next to them, under many divisors of 24 bits and the
+    ones whose quotients come nearest to a bound's own rounding: of ones and next to powers of 2."""
+    g = kit.generator("bounds")
+    divisors = torch.cat(
+        [torch.rand(56, generator=g) + 1, around(torch.tensor([1.0, 1.5, 1.9999998]), 1)]
+    )[:64]
+    points = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
+    x = torch.cat([in_blocks(around(points * d, 2), float(d) * 6)[:1, :80] for d in divisors])
+    for rounding in ("nearest", "stochastic"):
+        yield {"x": x, "global_scale": divisors, "rounding": rounding}
+
+
+def ranges(dtype: torch.dtype) -> Iterator[Case]:
+    """Quotients that underflow, overflow or saturate on the way, of elements of all sizes."""
+    blocks = random((16, 64), F32, "ranges").unflatten(-1, (-1, 16))
+    tiny = torch.tensor([1e-45, 3e-44, 1e-40, 1e-38, 1e-34, 1e-31, 1e-25, 1e-15])
+    for size, scale in itertools.product((1e-30, 1e-9, 1.0, 1e8, 3e37), (1e-23, 1e-12, 1.0, 9e5)):
+        x = blocks / blocks.abs().amax() * size
+        x[..., 1:9] = torch.where(tiny < size, tiny, 0.0) * x[..., 1:9].sign()
+        x = x.flatten(-2).to(dtype)
+        if x.isfinite().all():
+            for rounding, four_over_six in itertools.product(("nearest", "stochastic"), (0, 1)):
+                yield {"x": x, "global_scale": torch.tensor(scale), "rounding": rounding,
+                       "four_over_six": bool(four_over_six)}  # fmt: skip
+
+
 def extremes(dtype: torch.dtype) -> Iterator[Case]:
     """Subnormal and huge blocks, scales that round to zero or saturate, nothing at all."""
     info = torch.finfo(dtype)
@@ -156,10 +183,12 @@ def cases(dtype: torch.dtype) -> Iterator[Case]:
         yield {"x": random((32, 336), dtype)} | mode  # 21 blocks: a tail for every vector
     yield {"x": random((41, 1024), dtype)}  # more than one slice of an amax on CUDA
     yield from ties(dtype)
+    yield from ranges(dtype)
     yield from extremes(dtype)
     yield from scales(dtype)
     if dtype == F32:
         yield from scale_ties()
+        yield from bounds()
 
 
 def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
@@ -403,6 +432,15 @@ FAULTS: dict[str, kit.Fault] = {
         lambda right, v, s, g: torch.where(
             (s * g)[..., None] > 0, v * (1 / (s * g))[..., None], 0.0
         ),
+    ),
+    "quotients an ulp up": patched(
+        "_quotient", lambda right, *a: torch.nextafter(right(*a), 2 * right(*a))
+    ),
+    "quotients an ulp down": patched(
+        "_quotient", lambda right, *a: torch.nextafter(right(*a), 0 * right(*a))
+    ),
+    "small quotients flushed": patched(
+        "_quotient", lambda right, *a: torch.where(right(*a).abs() < 2**-126, 0.0, right(*a))
     ),
     "half away": patched("_nearest", _nearest_with(lambda q, m, even: q >= m)),
     "half towards zero": patched("_nearest", _nearest_with(lambda q, m, even: q > m)),
