@@ -118,6 +118,47 @@ def scale_ties() -> Iterator[Case]:
         yield {"x": x, "global_scale": torch.tensor(scale), "four_over_six": True}
 
 
+def bounds() -> Iterator[Case]:
+    """All bounds between codes and what lies next to them, under many divisors of 24 bits and the
+    ones whose quotients come nearest to a bound's own rounding: of ones and next to powers of 2."""
+    g = kit.generator("bounds")
+    divisors = torch.cat(
+        [torch.rand(56, generator=g) + 1, around(torch.tensor([1.0, 1.5, 1.9999998]), 1)]
+    )[:64]
+    points = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
+    x = torch.cat([in_blocks(around(points * d, 2), float(d) * 6)[:1, :80] for d in divisors])
+    for rounding in ("nearest", "stochastic"):
+        yield {"x": x, "global_scale": divisors, "rounding": rounding}
+
+
+def chances() -> Iterator[Case]:
+    """The way gone to the next value is that of the random bits, or next to it."""
+    seed = REFERENCE.draw_seed(seeded({})["generator"])
+    bits = (REFERENCE._words(seed, 16 * 256) >> 8).double().view(-1, 16)
+    values = torch.tensor(E2M1_VALUES).double()
+    low = torch.randint(7, bits.shape, generator=kit.generator("chances"))
+    x = (values[low] + bits * 2**-24 * (values[low + 1] - values[low])).float()
+    for step in (-1, 0, 1):
+        moved = (x.view(torch.int32) + step).view(F32)
+        moved[:, 0] = 6
+        yield {"x": moved.view(16, 256), "global_scale": torch.tensor(1.0),
+               "rounding": "stochastic"}  # fmt: skip
+
+
+def ranges(dtype: torch.dtype) -> Iterator[Case]:
+    """Quotients that underflow, overflow or saturate on the way, of elements of all sizes."""
+    blocks = random((16, 64), F32, "ranges").unflatten(-1, (-1, 16))
+    tiny = torch.tensor([1e-45, 3e-44, 1e-40, 1e-38, 1e-34, 1e-31, 1e-25, 1e-15])
+    for size, scale in itertools.product((1e-30, 1e-9, 1.0, 1e8, 3e37), (1e-23, 1e-12, 1.0, 9e5)):
+        x = blocks / blocks.abs().amax() * size
+        x[..., 1:9] = torch.where(tiny < size, tiny, 0.0) * x[..., 1:9].sign()
+        x = x.flatten(-2).to(dtype)
+        if x.isfinite().all():
+            for rounding, four_over_six in itertools.product(("nearest", "stochastic"), (0, 1)):
+                yield {"x": x, "global_scale": torch.tensor(scale), "rounding": rounding,
+                       "four_over_six": bool(four_over_six)}  # fmt: skip
+
+
 def extremes(dtype: torch.dtype) -> Iterator[Case]:
     """Subnormal and huge blocks, scales that round to zero or saturate, nothing at all."""
     info = torch.finfo(dtype)
@@ -156,10 +197,13 @@ def cases(dtype: torch.dtype) -> Iterator[Case]:
         yield {"x": random((32, 336), dtype)} | mode  # 21 blocks: a tail for every vector
     yield {"x": random((41, 1024), dtype)}  # more than one slice of an amax on CUDA
     yield from ties(dtype)
+    yield from ranges(dtype)
     yield from extremes(dtype)
     yield from scales(dtype)
     if dtype == F32:
         yield from scale_ties()
+        yield from bounds()
+        yield from chances()
 
 
 def check(op: kit.Op, dtype: torch.dtype = BF16) -> None:
@@ -253,6 +297,24 @@ def test_stochastic_rounding_is_fair(target: str) -> None:
             p = float((value - low) / (high - low))
             deviation = (p * (1 - p) / len(up)) ** 0.5
             assert abs(float(up.mean()) - p) < 5 * deviation, f"{value} rounds up {up.mean()}"
+
+
+def test_the_smallest_chance(target: str) -> None:
+    """Only random bits of 0 let elements below 2^-25 of the divisor go up, unless the quotient
+    underflows to 0 itself. This seed has them for element 444."""
+    seed, element = 1675, 444
+    words = REFERENCE._words(REFERENCE.draw_seed(seeded({}, seed)["generator"]), 512)
+    assert int(words[element]) >> 8 == 0
+    for divisor in (0.3, 1.0, 1.9, 2.0, 3.7, 100.0, 3e5):
+        for units in {1, 2, 3, *(max(1, int(divisor / 2) + i) for i in range(-1, 3))}:
+            x = torch.zeros(1, 512)
+            x[0, element // 16 * 16] = 6 * torch.tensor(divisor)
+            x[0, element] = -units * 2.0**-149
+            case = {"x": x, "global_scale": torch.tensor(divisor), "rounding": "stochastic"}
+            expected = parts(ref.nvfp4_quantize(**seeded(case, seed)))
+            code = 9 if units * 2 > torch.tensor(divisor) else 8
+            assert int(expected[0][0, element // 2]) & 15 == code, (divisor, units)
+            assert_same_runs([expected, quantize(**seeded(case, seed))])
 
 
 def test_infinity_and_nan_are_refused(target: str) -> None:
@@ -404,6 +466,15 @@ FAULTS: dict[str, kit.Fault] = {
             (s * g)[..., None] > 0, v * (1 / (s * g))[..., None], 0.0
         ),
     ),
+    "quotients an ulp up": patched(
+        "_quotient", lambda right, *a: torch.nextafter(right(*a), 2 * right(*a))
+    ),
+    "quotients an ulp down": patched(
+        "_quotient", lambda right, *a: torch.nextafter(right(*a), 0 * right(*a))
+    ),
+    "small quotients flushed": patched(
+        "_quotient", lambda right, *a: torch.where(right(*a).abs() < 2**-126, 0.0, right(*a))
+    ),
     "half away": patched("_nearest", _nearest_with(lambda q, m, even: q >= m)),
     "half towards zero": patched("_nearest", _nearest_with(lambda q, m, even: q > m)),
     "half to odd": patched("_nearest", _nearest_with(lambda q, m, even: q > m if even else q >= m)),
@@ -439,6 +510,8 @@ FAULTS: dict[str, kit.Fault] = {
     "key's halves swapped": patched(
         "_words", lambda right, seed, n: right(seed << 32 | seed >> 32 & 0xFFFFFFFF, n)
     ),
+    "up where the bits are equal": patched("_words", lambda right, seed, n: right(seed, n) - 256),
+    "23 random bits": patched("_words", lambda right, seed, n: right(seed, n) & ~0x1FF),
     "another seed": patched("draw_seed", lambda right, g: right(g) + 1),
     "words of the next block": patched("_words", lambda right, seed, n: right(seed, n + 16)[16:]),
     "lower bits of the words": patched(

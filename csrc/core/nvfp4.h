@@ -3,13 +3,16 @@
 // itself, so nothing crosses lanes: a float of a CUDA thread, or a vector of a CPU. `L` says which:
 //
 //   L::F, L::I, L::U                          float, int32_t and uint32_t, or vectors of them
-//   L::to_float(U), below 2^24                -> F
-//   L::multiply()                             as for philox()
-//   L::min(F, F)
+//   L::multiply(), L::mix()                   as for philox()
+//   L::min(F v, F b), max, min_magnitude      of v and b, or |v| and b; if v is NaN b
 //   L::mul_add(F a, F b, F c)                 a * b + c, rounded once or twice
 //   L::add_square(F sum, F v)                 sum + v * v, rounded twice
 //   L::any(v == w)                            in one lane at least
-//   L::quotient(F v, F divisor, F reciprocal) v / divisor, as for divisors from 2^-100 to 2^100
+//   L::any_above(F v, float w)                v > w, or v is NaN, in one lane at least
+//   L::or_sign(U a, F v)                      a, with the uppermost bit of v in its own
+//   L::round_up(F v), 0 <= v < 2^30           -> U
+//   L::quotient(F v, F divisor, F reciprocal) v / divisor, +0 for v = -0; where L::kDivides always,
+//                                             else as nvfp4_usual() and those after it say
 //
 // Every quotient and product is rounded once, in the order written here, so that all lanes of all
 // machines have the same bits: without contraction, and with IEEE division.
@@ -41,15 +44,23 @@ WW_LANES typename L::F magnitude(typename L::F v) {
   return lanes_cast<typename L::F>(lanes_cast<typename L::I>(v) & 0x7fffffff);
 }
 
-// v / divisor for L::quotient() where products are fused, from the correctly rounded reciprocal:
-// the first step leaves an error below an ulp, and the second rounds as a division would
-// (Markstein, IBM J. Res. Dev. 34, 1990).
+// v / divisor for L::quotient() where products are fused, from the correctly rounded reciprocal
+// (Markstein, IBM J. Res. Dev. 34, 1990). One step is enough for fp32: it leaves an error of 3.5
+// 2^-24 ulp at most, and of all quotients that lie so close to where the rounding changes (there
+// are 46 million, from congruences) none comes out wrong.
 template <typename F, typename Fma>
 WW_LANES F fused_quotient(F v, F divisor, F reciprocal, const Fma& fma) {
-  F q = v * reciprocal;
-  q = fma(fma(-q, divisor, v), reciprocal, q);
+  const F q = v * reciprocal;
   return fma(fma(-q, divisor, v), reciprocal, q);
 }
+
+// L with a quotient that serves always. Adding 0 makes +0 of -0.
+template <typename L>
+struct Dividing : L {
+  using F = typename L::F;
+  static constexpr bool kDivides = true;
+  WW_LANES F quotient(F v, F divisor, F) { return (v + 0.f) / divisor; }
+};
 
 // A magnitude rounded to a format with kMantissa bits, subnormal below 2^kMinExponent, and its
 // code; 0 <= v, and not above the format's largest. See round_to_grid() for the adder that rounds.
@@ -70,55 +81,111 @@ WW_LANES Rounded<L> round_to_format(typename L::F v) {
           lanes_cast<I>(sum) - magic + ((exponent - least) >> (23 - kMantissa))};
 }
 
+// What a block is divided by, and the reciprocal. Where the divisor is not positive all codes are 0,
+// and the reciprocal is 1.
+template <typename F, typename I>
+struct Nvfp4Scale {
+  I code;  // e4m3
+  F value, divisor, reciprocal;
+};
 template <typename L>
-WW_LANES Rounded<L> round_to_e2m1(typename L::F v) {
-  return round_to_format<L, 1, 0>(L::min(v, typename L::F{} + 6.f));
+using Nvfp4ScaleOf = Nvfp4Scale<typename L::F, typename L::I>;
+
+// Whether L::quotient() serves under a global scale: divisors are from 2^-89 to 2^29 then, and what
+// it makes of magnitudes below 2^-102, whose remainders are subnormal, is less than 2^-12.
+WW_HD static inline bool nvfp4_usual(float global_scale) {
+  return global_scale >= 0x1p-80f && global_scale <= 0x1p20f;
 }
 
-// What a block is divided by, 0 where its codes are all 0.
-template <typename L>
-struct Nvfp4Scale {
-  typename L::I code;  // e4m3
-  typename L::F value, divisor;
-};
+// f(L{}), or where L::quotient() does not serve f(Dividing<L>{}): apart on CPUs, or its registers
+// would be those of the usual case.
+template <typename L, typename F>
+WW_HD WW_COLD void nvfp4_divide(const F& f) {
+  f(Dividing<L>{});
+}
+template <typename L, typename F>
+WW_LANES void nvfp4_with_quotients(bool usual, const F& f) {
+  if (usual)
+    f(L{});
+  else
+    nvfp4_divide<L>(f);
+}
 
 // `top` is the E2M1 value that amax goes to. What has no finite scale gets NaN and no codes.
 template <typename L>
-WW_LANES Nvfp4Scale<L> nvfp4_scale(typename L::F amax, float top, typename L::F global_scale) {
+WW_LANES Nvfp4ScaleOf<L> nvfp4_scale(typename L::F amax, float top, float global_scale) {
   using F = typename L::F;
   using I = typename L::I;
-  const F v = amax / top / global_scale;
+  const F to_top = L::quotient(amax, F{} + top, F{} + 1.f / top);
+  const F v = L::quotient(to_top, F{} + global_scale, F{} + 1.f / global_scale);
   const Rounded<L> r = round_to_format<L, 3, -6>(L::min(v, F{} + 448.f));
+  const auto finite = lanes_cast<I>(amax) < kInfinityBits;
   const I nan = I{} + 0x7f;
-  const I code = global_scale > 0.f ? (lanes_cast<I>(amax) < kInfinityBits ? r.code : nan) : nan;
-  const F divisor = r.value * global_scale;
-  return {code, r.value, divisor > 0.f ? (code < nan ? divisor : F{}) : F{}};
+  const F value = finite ? r.value : F{}, divisor = value * global_scale;
+  return {global_scale > 0.f ? (finite ? r.code : nan) : nan, value, divisor,
+          1.f / (divisor > 0.f ? divisor : F{} + 1.f)};
 }
 
-// The sum of squared errors of rounding to nearest, over the divisor's square.
+// Whether quotients are at most so large, and x finite. Larger ones might overflow on the way.
+constexpr float kUsualQuotient = 0x1p90f;
 template <typename L>
-WW_LANES typename L::F nvfp4_squares(const typename L::F (&v)[kNvfp4Block], typename L::F divisor) {
-  using F = typename L::F;
-  F total{};
+WW_LANES bool nvfp4_bounded(typename L::F amax, const Nvfp4ScaleOf<L>& scale, float most) {
+  return !L::any_above(amax * scale.reciprocal, most);
+}
+
+// Whether L::quotient() serves where more than rounding to nearest is at stake, the square of a
+// small quotient or that it is not 0. By divisors from 2^-27 to 1 the quotients of magnitudes below
+// 2^-102 have a square of 0 and are not 0 themselves; else there must be no such magnitudes.
+template <typename L>
+WW_LANES bool nvfp4_exact(const typename L::F (&v)[kNvfp4Block], const Nvfp4ScaleOf<L>& scale) {
+  using U = typename L::U;
+  if (!L::any_above(scale.reciprocal, 0x1p27f) && !L::any_above(-scale.reciprocal, -1.f))
+    return true;
+  U least = ~U{};  // of the magnitudes less 1, so that 0 is the largest
   WW_UNROLL
   for (int k = 0; k < kNvfp4Block; ++k) {
-    const F q = magnitude<L>(v[k]) / divisor;
-    total = L::add_square(total, q - round_to_e2m1<L>(q).value);
+    const U bits = (lanes_cast<U>(v[k]) & 0x7fffffffu) - 1;
+    least = bits < least ? bits : least;
   }
-  return total;
+  return !L::any(least < (25u << 23));
+}
+
+// q >= 0 less the nearest E2M1 value. A q of 7 or more has to come from a division.
+template <typename L>
+WW_LANES typename L::F e2m1_error(typename L::F q) {
+  using F = typename L::F;
+  const F power = lanes_cast<F>(lanes_cast<typename L::I>(L::max(q, F{} + 1.f)) & kInfinityBits);
+  const F sum = L::mul_add(power, F{} + 0x1p22f, q);  // the products are exact
+  const F rounded = L::mul_add(power, F{} - 0x1p22f, sum);
+  return q - (L::kDivides ? L::min(rounded, F{} + 6.f) : rounded);
+}
+
+// Adds the squared errors of rounding to nearest with two scales, over their divisors' squares.
+template <typename L>
+WW_LANES void nvfp4_squares(const typename L::F (&v)[kNvfp4Block], const Nvfp4ScaleOf<L>& six,
+                            const Nvfp4ScaleOf<L>& four, typename L::F (&squares)[2]) {
+  using F = typename L::F;
+  F sums[2] = {};
+  WW_UNROLL
+  for (int k = 0; k < kNvfp4Block; ++k) {
+    const F of = magnitude<L>(v[k]);
+    sums[0] = L::add_square(sums[0], e2m1_error<L>(L::quotient(of, six.divisor, six.reciprocal)));
+    sums[1] = L::add_square(sums[1], e2m1_error<L>(L::quotient(of, four.divisor, four.reciprocal)));
+  }
+  squares[0] += sums[0], squares[1] += sums[1];
 }
 
 // Four over six: of the scales that take amax to 6 and to 4, the one with the smaller error.
 template <typename L>
-WW_LANES Nvfp4Scale<L> nvfp4_better(const Nvfp4Scale<L>& six, typename L::F squares_six,
-                                    const Nvfp4Scale<L>& four, typename L::F squares_four) {
+WW_LANES Nvfp4ScaleOf<L> nvfp4_better(const Nvfp4ScaleOf<L>& six, typename L::F squares_six,
+                                      const Nvfp4ScaleOf<L>& four, typename L::F squares_four) {
   using F = typename L::F;
   const F infinity = lanes_cast<F>(typename L::I{} + kInfinityBits);
   const F error_six = six.divisor > 0.f ? squares_six * (six.value * six.value) : infinity;
   const F error_four = four.divisor > 0.f ? squares_four * (four.value * four.value) : infinity;
   const auto fewer = error_four < error_six;
   return {fewer ? four.code : six.code, fewer ? four.value : six.value,
-          fewer ? four.divisor : six.divisor};
+          fewer ? four.divisor : six.divisor, fewer ? four.reciprocal : six.reciprocal};
 }
 
 // v diag(s) H / 4, H the Sylvester matrix of order 16.
@@ -156,91 +223,86 @@ WW_LANES typename L::F nvfp4_amax(const typename L::F (&v)[kNvfp4Block]) {
   return lanes_cast<typename L::F>(largest);
 }
 
-// The code of q <= 6 below or above it, above with the probability of the way there.
+// The code of 0 <= q <= 6 rounded to nearest, plus the bits of 2^23. E2M1 is concave in its codes:
+// code = min(2 q, q + 2, q / 2 + 4), and adding 2^23 rounds each of these once, ties to the even
+// code.
 template <typename L>
-WW_LANES typename L::I e2m1_stochastic(typename L::F q, typename L::U word) {
-  using F = typename L::F;
-  using I = typename L::I;
-  const I one = I{} + (127 << 23), bits = lanes_cast<I>(q);
-  const F step = lanes_cast<F>(((bits > one ? bits : one) & kInfinityBits) - (1 << 23));
-  const Rounded<L> r = round_to_format<L, 1, 0>(q);
-  const auto above = r.value > q;
-  const F low = above ? r.value - step : r.value;
-  const auto up = L::to_float(word >> 8) * (step * 0x1p-24f) < q - low;  // all of it exact
-  return (above ? r.code - 1 : r.code) + (up ? I{} + 1 : I{});
-}
-
-// The code of q >= 0 rounded to nearest, plus kCodeBase. E2M1 is concave in its codes: code =
-// min(2 q, q + 2, q / 2 + 4, 7), and adding 2^23 rounds each of these once, ties to the even code.
-constexpr uint32_t kCodeBase = 0x4b000000;  // the bits of 2^23
-template <typename L>
-WW_LANES typename L::I e2m1_nearest(typename L::F q) {
+WW_LANES typename L::U e2m1_nearest(typename L::F q) {
   using F = typename L::F;
   constexpr float kMagic = 0x1p23f;
   const F small = L::mul_add(q, F{} + 2.f, F{} + kMagic), middle = q + (kMagic + 2.f);
   const F large = L::mul_add(q, F{} + 0.5f, F{} + (kMagic + 4.f));
-  return lanes_cast<typename L::I>(
-      L::min(L::min(small, middle), L::min(large, F{} + (kMagic + 7.f))));
+  return lanes_cast<typename L::U>(L::min(L::min(small, middle), large));
 }
 
+// The code of 0 <= q / 2^29 <= 6 below or above it, above with the probability of the way there.
+// With 28 bits behind the point codes are linear below q = 2^29, and the float's bits from there on.
 template <typename L>
-WW_LANES typename L::I with_sign(typename L::I code, typename L::F v) {
-  return v < 0.f ? code | 8 : code;
+WW_LANES typename L::U e2m1_stochastic(typename L::F q, typename L::U word) {
+  using U = typename L::U;
+  const U large = (lanes_cast<U>(q) << 6) + (5u << 29);
+  const U code = q < 0x1p29f ? L::round_up(q) : large;
+  const U rest = (~(word >> 4) & 0x0ffffff0u) | 15;  // 2^28 - 1 - (word >> 8) * 16
+  return (code + rest) >> 28;
 }
 
-// Packs the codes of the 16 elements, the first in the lowest bits; code(k) is too large by kBase.
+template <typename U>
+WW_LANES U rotated(U v, int bits) {
+  return bits ? v << bits | v >> (32 - bits) : v;
+}
+
+// Packs 16 codes, the first in the lowest bits. code(k) is too large by kBase below its uppermost
+// bit, and q[k] has its sign. The sign of the element before comes along in the uppermost bit, and
+// rotating puts it where it belongs.
 template <typename L, uint32_t kBase, typename Code>
-WW_LANES void nvfp4_pack(const Code& code, typename L::F divisor, typename L::U (&words)[2]) {
+WW_LANES void nvfp4_pack(const typename L::F (&q)[kNvfp4Block], const Code& code,
+                         typename L::F divisor, typename L::U (&words)[2]) {
   using U = typename L::U;
   WW_UNROLL
   for (int w = 0; w < 2; ++w) {
-    U word = U{} - kBase * 0x11111111u;
+    U word{};
+    uint32_t base = 0;
     WW_UNROLL
-    for (int k = 0; k < 8; ++k) word += lanes_cast<U>(code(8 * w + k)) << (4 * k);
-    words[w] = divisor > 0.f ? word : U{};
+    for (int k = 0; k < 8; ++k) {
+      word ^= rotated(L::or_sign(code(8 * w + k), q[8 * w + (k + 7) % 8]), 4 * k);
+      base ^= rotated(kBase, 4 * k);
+    }
+    words[w] = divisor > 0.f ? word ^ base : U{};
   }
 }
 
-// To nearest, for divisors of any size. Apart on CPUs, or its registers would be those of the usual
-// case.
+// To nearest.
 template <typename L>
-WW_HD WW_COLD void nvfp4_divide(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
-                                typename L::U (&words)[2]) {
-  const auto code = [&](int k) {
-    return with_sign<L>(e2m1_nearest<L>(magnitude<L>(v[k]) / divisor), v[k]);
-  };
-  nvfp4_pack<L, kCodeBase>(code, divisor, words);
-}
-
-// To nearest. L::quotient() is as good as a division while its products are no subnormals.
-template <typename L>
-WW_LANES void nvfp4_codes(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
+WW_LANES void nvfp4_codes(const typename L::F (&v)[kNvfp4Block], const Nvfp4ScaleOf<L>& scale,
                           typename L::U (&words)[2]) {
   using F = typename L::F;
-  const F live = divisor > 0.f ? divisor : F{} + 1.f, reciprocal = 1.f / live;
-  if (L::any(live < 0x1p-100f) || L::any(live > 0x1p100f)) {
-    nvfp4_divide<L>(v, divisor, words);
-    return;
-  }
-  const auto code = [&](int k) {
-    return with_sign<L>(e2m1_nearest<L>(L::quotient(magnitude<L>(v[k]), live, reciprocal)), v[k]);
-  };
-  nvfp4_pack<L, kCodeBase>(code, divisor, words);
+  F q[kNvfp4Block];
+  WW_UNROLL
+  for (int k = 0; k < kNvfp4Block; ++k) q[k] = L::quotient(v[k], scale.divisor, scale.reciprocal);
+  const auto code = [&](int k) { return e2m1_nearest<L>(L::min_magnitude(q[k], F{} + 6.f)); };
+  nvfp4_pack<L, 0x4b000000>(q, code, scale.divisor, words);
 }
 
 // Stochastic, with the random words of the counters from the block's first element / 4 on.
 template <typename L>
-WW_LANES void nvfp4_codes(const typename L::F (&v)[kNvfp4Block], typename L::F divisor,
-                          typename L::U low, typename L::U high, uint64_t seed,
+WW_LANES void nvfp4_codes(const typename L::F (&v)[kNvfp4Block], const Nvfp4ScaleOf<L>& scale,
+                          typename L::U low, typename L::U high, const PhiloxKeys& keys,
                           typename L::U (&words)[2]) {
   using F = typename L::F;
-  typename L::U random[4];
+  const typename L::U counters[4] = {low, low + 1, low + 2, low + 3};
+  typename L::U random[4][4];
+  philox<L>(counters, high, keys, random);
+  // Scaled for e2m1_stochastic(), where a subnormal divisor is not at stake.
+  constexpr float kScale = L::kDivides ? 1.f : 0x1p29f;
+  const F divisor = scale.divisor * (1.f / kScale), reciprocal = scale.reciprocal * kScale;
+  F q[kNvfp4Block];
+  WW_UNROLL
+  for (int k = 0; k < kNvfp4Block; ++k)
+    q[k] = L::quotient(v[k], divisor, reciprocal) * (0x1p29f / kScale);
   const auto code = [&](int k) {
-    if (k % 4 == 0) philox<L>(low + uint32_t(k / 4), high, seed, random);
-    const F q = magnitude<L>(v[k]) / divisor;
-    return with_sign<L>(e2m1_stochastic<L>(L::min(q, F{} + 6.f), random[k % 4]), v[k]);
+    return e2m1_stochastic<L>(L::min_magnitude(q[k], F{} + 6 * 0x1p29f), random[k / 4][k % 4]);
   };
-  nvfp4_pack<L, 0>(code, divisor, words);
+  nvfp4_pack<L, 0>(q, code, scale.divisor, words);
 }
 
 }  // namespace ww

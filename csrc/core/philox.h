@@ -4,6 +4,7 @@
 //
 //   L::U  uint32_t, or a vector of them, or of wider integers of which the lower 32 bits count
 //   L::multiply(U a, uint32_t b, U& high, U& low)  the halves of a * b
+//   L::mix(U a, U b, uint32_t key)                 a ^ b ^ key
 //
 // Rounding v to fp16 stochastically takes the 13 bits that fp16 has not:
 //
@@ -29,22 +30,43 @@
 
 namespace ww {
 
-// Philox4x32-10 of Salmon et al., SC 2011, at the counter {low, high, 0, 0}.
-template <typename L>
-WW_LANES void philox(typename L::U low, typename L::U high, uint64_t seed,
-                     typename L::U (&word)[4]) {
-  using U = typename L::U;
-  U c0 = low, c1 = high, c2{}, c3{};
-  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+struct PhiloxKeys {
+  uint32_t low[10], high[10];  // of each round
+};
+WW_HD static inline PhiloxKeys philox_keys(uint64_t seed) {
+  PhiloxKeys keys;
   WW_UNROLL
-  for (int round = 0; round < 10; ++round) {
-    U high0, low0, high2, low2;
-    L::multiply(c0, 0xd2511f53u, high0, low0);
-    L::multiply(c2, 0xcd9e8d57u, high2, low2);
-    c0 = high2 ^ c1 ^ k0, c1 = low2, c2 = high0 ^ c3 ^ k1, c3 = low0;
-    k0 += 0x9e3779b9u, k1 += 0xbb67ae85u;
+  for (uint32_t i = 0; i < 10; ++i) {
+    keys.low[i] = uint32_t(seed) + i * 0x9e3779b9u;
+    keys.high[i] = uint32_t(seed >> 32) + i * 0xbb67ae85u;
   }
-  word[0] = c0, word[1] = c1, word[2] = c2, word[3] = c3;
+  return keys;
+}
+
+// Philox4x32-10 of Salmon et al., SC 2011, at the counters {low[i], high, 0, 0}. A round is a chain
+// of eight cycles, so a CPU wants several counters.
+template <typename L, int n>
+WW_LANES void philox(const typename L::U (&low)[n], typename L::U high, const PhiloxKeys& keys,
+                     typename L::U (&word)[n][4]) {
+  using U = typename L::U;
+  WW_UNROLL
+  for (int i = 0; i < n; ++i) {  // the first round, of which half is zero
+    U product;
+    L::multiply(low[i], 0xd2511f53u, product, word[i][3]);
+    word[i][0] = high ^ keys.low[0], word[i][1] = U{}, word[i][2] = product ^ keys.high[0];
+  }
+  WW_UNROLL
+  for (int round = 1; round < 10; ++round) {
+    WW_UNROLL
+    for (int i = 0; i < n; ++i) {
+      U(&c)[4] = word[i];
+      U high0, low0, high2, low2;
+      L::multiply(c[0], 0xd2511f53u, high0, low0);
+      L::multiply(c[2], 0xcd9e8d57u, high2, low2);
+      c[0] = L::mix(high2, c[1], keys.low[round]), c[1] = low2;
+      c[2] = L::mix(high0, c[3], keys.high[round]), c[3] = low0;
+    }
+  }
 }
 
 constexpr int kHalvesOfCounter = 8;

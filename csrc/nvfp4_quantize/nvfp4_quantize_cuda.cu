@@ -24,8 +24,10 @@ constexpr int64_t kSlices = 1024;         // of a scale, at the most
 struct Lane : PhiloxLane {
   using F = float;
   using I = int32_t;
-  static __device__ float to_float(uint32_t v) { return float(v); }
+  static constexpr bool kDivides = false;
   static __device__ float min(float a, float b) { return fminf(a, b); }
+  static __device__ float max(float a, float b) { return fmaxf(a, b); }
+  static __device__ float min_magnitude(float v, float b) { return fminf(fabsf(v), b); }
   static __device__ float mul_add(float a, float b, float c) { return fmaf(a, b, c); }
   static __device__ float add_square(float sum, float v) {
     return __fadd_rn(sum, __fmul_rn(v, v));  // which the compiler does not fuse
@@ -35,6 +37,11 @@ struct Lane : PhiloxLane {
                           [](float a, float b, float c) { return fmaf(a, b, c); });
   }
   static __device__ bool any(bool mask) { return mask; }
+  static __device__ bool any_above(float v, float bound) { return !(v <= bound); }
+  static __device__ uint32_t or_sign(uint32_t a, float v) {
+    return a | (__float_as_uint(v) & 0x80000000u);
+  }
+  static __device__ uint32_t round_up(float v) { return __float2uint_ru(v); }
 };
 
 __host__ __device__ inline int64_t slices(const Nvfp4QuantizeParams& p) {
@@ -139,10 +146,22 @@ __global__ void __launch_bounds__(kTiles ? kTileThreads : kThreads)
   if constexpr (kTiles)
     amax = __uint_as_float(
         over_rows(__float_as_uint(amax), [](uint32_t a, uint32_t b) { return max(a, b); }));
-  Nvfp4Scale<Lane> scale = nvfp4_scale<Lane>(amax, 6.f, global_scale);
+  Nvfp4Scale<float, int32_t> scale, four;
+  bool usual = nvfp4_usual(global_scale);
+  nvfp4_with_quotients<Lane>(usual, [&](auto lane) {
+    using L = decltype(lane);
+    scale = nvfp4_scale<L>(amax, 6.f, global_scale);
+    if (p.four_over_six) four = nvfp4_scale<L>(amax, 4.f, global_scale);
+  });
+  usual = usual && nvfp4_bounded<Lane>(amax, scale, kUsualQuotient);
+  if (p.four_over_six || p.stochastic) usual = usual && nvfp4_exact<Lane>(v, scale);
   if (p.four_over_six) {
-    const Nvfp4Scale<Lane> four = nvfp4_scale<Lane>(amax, 4.f, global_scale);
-    float2 squares{nvfp4_squares<Lane>(v, scale.divisor), nvfp4_squares<Lane>(v, four.divisor)};
+    usual = usual && nvfp4_exact<Lane>(v, four) && nvfp4_bounded<Lane>(amax, scale, 6.9f) &&
+            nvfp4_bounded<Lane>(amax, four, 6.9f);
+    float sums[2] = {};
+    nvfp4_with_quotients<Lane>(
+        usual, [&](auto lane) { nvfp4_squares<decltype(lane)>(v, scale, four, sums); });
+    float2 squares{sums[0], sums[1]};
     if constexpr (kTiles)
       squares = over_rows(squares, [](float2 a, float2 b) { return float2{a.x + b.x, a.y + b.y}; });
     scale = nvfp4_better<Lane>(scale, squares.x, four, squares.y);
@@ -150,12 +169,15 @@ __global__ void __launch_bounds__(kTiles ? kTileThreads : kThreads)
   if (!live) return;
   const int64_t out = row * columns + block;
   uint32_t words[2];
-  if (p.stochastic) {
+  nvfp4_with_quotients<Lane>(usual, [&](auto lane) {
+    using L = decltype(lane);
     const uint64_t counter = uint64_t(out) * (kNvfp4Block / 4);
-    nvfp4_codes<Lane>(v, scale.divisor, uint32_t(counter), uint32_t(counter >> 32), p.seed, words);
-  } else {
-    nvfp4_codes<Lane>(v, scale.divisor, words);
-  }
+    if (p.stochastic)
+      nvfp4_codes<L>(v, scale, uint32_t(counter), uint32_t(counter >> 32), philox_keys(p.seed),
+                     words);
+    else
+      nvfp4_codes<L>(v, scale, words);
+  });
   reinterpret_cast<uint2*>(p.codes)[out] = {words[0], words[1]};
   p.block_scales[out] = {uint8_t(scale.code)};
 }

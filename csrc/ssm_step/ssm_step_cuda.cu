@@ -62,10 +62,11 @@ struct Row {
       if constexpr (kStochastic) {
         const int n = part.column + k * part.apart;
         const uint64_t c = counter + n / kHalvesOfCounter;
-        uint32_t words[4];
-        philox<PhiloxLane>(uint32_t(c), uint32_t(c >> 32), seed, words);
-        store_packed<S, V>(at, is_finite ? narrow_stochastic<V, true>(v + k * V, words, n)
-                                         : narrow_stochastic<V, false>(v + k * V, words, n));
+        const uint32_t low[1] = {uint32_t(c)};
+        uint32_t words[1][4];
+        philox<PhiloxLane>(low, uint32_t(c >> 32), philox_keys(seed), words);
+        store_packed<S, V>(at, is_finite ? narrow_stochastic<V, true>(v + k * V, words[0], n)
+                                         : narrow_stochastic<V, false>(v + k * V, words[0], n));
       } else {
         store_packed<S, V>(at, narrow<S, V>(v + k * V));
       }

@@ -24,13 +24,30 @@ WW_INLINE U64 even_products(U32 a, uint32_t b) {
 #endif
 }
 
+// a ^ b ^ key, of which GCC would make two instructions.
+template <typename U>
+WW_INLINE U mix_key(U a, U b, uint32_t key) {
+#if defined(__AVX512F__)
+  return U(
+      _mm512_ternarylogic_epi32(__m512i(a), __m512i(b), _mm512_set1_epi32(int32_t(key)), 0x96));
+#else
+  return a ^ b ^ key;
+#endif
+}
+
 struct PhiloxLanes {
   using U = U32;
+  static WW_INLINE U mix(U a, U b, uint32_t key) { return mix_key(a, b, key); }
   static WW_INLINE void multiply(U a, uint32_t b, U& high, U& low) {
     const U64 even = even_products(a, b);
     const U64 odd = even_products(bitcast<U32>(bitcast<U64>(a) >> 32), b);
+#if defined(__AVX512F__)
+    low = U(_mm512_mask_moveldup_ps(__m512(even), 0xaaaa, __m512(odd)));
+    high = U(_mm512_mask_movehdup_ps(__m512(odd), 0x5555, __m512(even)));
+#else
     low = bitcast<U32>((even & 0xffffffffu) | odd << 32);
     high = bitcast<U32>(even >> 32 | (odd & 0xffffffff00000000u));
+#endif
   }
 };
 
@@ -38,6 +55,7 @@ struct PhiloxLanes {
 // stay where they are, so a round is six instructions.
 struct PhiloxWideLanes {
   using U = U64;
+  static WW_INLINE U mix(U a, U b, uint32_t key) { return mix_key(a, b, key); }
   static WW_INLINE void multiply(U a, uint32_t b, U& high, U& low) {
     low = even_products(bitcast<U32>(a), b);
     high = low >> 32;
@@ -54,14 +72,15 @@ WW_INLINE U64 zip(U64 a, U64 b, std::integer_sequence<int, i...>) {
 inline void random_halves(uint64_t first, int64_t count, uint64_t seed, uint16_t* halves) {
   constexpr int kWide = kLanes / 2;
   constexpr auto kEach = std::make_integer_sequence<int, kWide>();
+  const PhiloxKeys keys = philox_keys(seed);
   U64 lane{};
   for (int l = 0; l < kWide; ++l) lane[l] = uint64_t(l);
   for (int64_t i = 0; i < count; i += kWide) {
-    const U64 counter = lane + (first + uint64_t(i));
-    U64 word[4];
-    philox<PhiloxWideLanes>(counter, counter >> 32, seed, word);
-    const U64 low = (word[0] & 0xffffffffu) | word[1] << 32;
-    const U64 high = (word[2] & 0xffffffffu) | word[3] << 32;
+    const U64 counter[1] = {lane + (first + uint64_t(i))};
+    U64 word[1][4];
+    philox<PhiloxWideLanes>(counter, counter[0] >> 32, keys, word);
+    const U64 low = (word[0][0] & 0xffffffffu) | word[0][1] << 32;
+    const U64 high = (word[0][2] & 0xffffffffu) | word[0][3] << 32;
     const U64 out[2] = {zip<0>(low, high, kEach), zip<kWide / 2>(low, high, kEach)};
     memcpy(halves + i * kHalvesOfCounter, out, sizeof out);
   }

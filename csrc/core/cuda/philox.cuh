@@ -12,6 +12,7 @@ struct PhiloxLane {
   static __device__ void multiply(uint32_t a, uint32_t b, uint32_t& high, uint32_t& low) {
     high = __umulhi(a, b), low = a * b;
   }
+  static __device__ uint32_t mix(uint32_t a, uint32_t b, uint32_t key) { return a ^ b ^ key; }
 };
 
 // v with its random bits added, to be truncated: the product puts fp16's subnormals where fp32 has

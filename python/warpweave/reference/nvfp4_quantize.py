@@ -56,7 +56,8 @@ def nvfp4_quantize(
         codes = _nearest(q.abs())
     else:
         codes = _stochastic(q.abs(), _words(draw_seed(generator), x.numel()).view_as(v))
-    codes = torch.where(q < 0, codes + 8, codes).flatten(-2).to(torch.uint8)
+    negative = (v < 0) & q.signbit()  # q may be -0
+    codes = torch.where(negative, codes + 8, codes).flatten(-2).to(torch.uint8)
     packed = codes[..., ::2] | codes[..., 1::2] << 4
     return NVFP4Tensor(packed, block_scales.to(torch.float8_e4m3fn), scale)
 
