@@ -25,8 +25,8 @@ struct WeightTensors {  // in the layout that kernels read; holds any copy that 
 Weights weights_of(const char* op, const char* name, const WeightTensors& t,
                    const std::vector<int64_t>& rows, int64_t K, const char* meaning, DType dense);
 
-// a (M,K) times the matrices of b, in out_dtype or, if that is null, the dtype of a. Without offsets
-// all is one group, and a that is not quantised may have any leading dimensions.
+// a (M,K) times the matrices of b, in out_dtype or, if that is null, the dtype of a. Without
+// offsets all is one group, and a that is not quantised may have any leading dimensions.
 Tensor grouped_product(const char* op, const WeightTensors& a, const WeightTensors& b,
                        const OptTensor& offsets, bool relu2, const DType* out_dtype,
                        void (*cpu)(const GroupedGemmParams&), const char* cuda_symbol);

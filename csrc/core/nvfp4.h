@@ -81,8 +81,8 @@ WW_LANES Rounded<L> round_to_format(typename L::F v) {
           lanes_cast<I>(sum) - magic + ((exponent - least) >> (23 - kMantissa))};
 }
 
-// What a block is divided by, and the reciprocal. Where the divisor is not positive all codes are 0,
-// and the reciprocal is 1.
+// What a block is divided by, and the reciprocal. Where the divisor is not positive all codes are
+// 0, and the reciprocal is 1.
 template <typename F, typename I>
 struct Nvfp4Scale {
   I code;  // e4m3
@@ -236,7 +236,7 @@ WW_LANES typename L::U e2m1_nearest(typename L::F q) {
 }
 
 // The code of 0 <= q / 2^29 <= 6 below or above it, above with the probability of the way there.
-// With 28 bits behind the point codes are linear below q = 2^29, and the float's bits from there on.
+// With 28 bits behind the point codes are linear below q = 2^29, and the float's bits from there.
 template <typename L>
 WW_LANES typename L::U e2m1_stochastic(typename L::F q, typename L::U word) {
   using U = typename L::U;

@@ -2,14 +2,14 @@
 // Tokens in fixed point, as digits that byte products take: NVFP4 weights times bf16 tokens without
 // widening the weights. For per-ISA files.
 //
-// E2M1 times 2, plus 12, is a byte 0 .. 24. The 8 elements that meet one 32-bit lane of codes become
-// integers of one unit, 2^-21 of the power of two at or below the largest of them, and those three
-// signed digits of base 256. Sums of 4 products of bytes are exact in 32 bits, the sums of all
-// digits of a lane are, too, so a lane is rounded for the first time when it is widened to fp32.
+// E2M1 times 2, plus 12, is a byte 0 .. 24. The 8 elements that meet one 32-bit lane of codes are
+// integers of one unit, 2^-21 of the power of two at or below the largest of them, and those are
+// three signed digits of base 256. Sums of 4 products of bytes are exact in 32 bits, and so is the
+// sum of all digits of a lane: it is rounded for the first time when it is widened to fp32.
 //
 // The 8 bits of an element are all kept unless it is smaller than 2^-14 of the largest of its lane.
-// A token is taken only if that changes it by no more than 2^-24 of the sum of its magnitudes, which
-// is what one addition in fp32 may change; other tokens, and those not finite, stay fp32.
+// A token is taken only if that changes it by no more than 2^-24 of the sum of its magnitudes,
+// which is what one addition in fp32 may change; other tokens, and those not finite, stay fp32.
 #pragma once
 
 #include "core/cpu/decode.h"
@@ -84,12 +84,12 @@ inline bool to_digits(float* token, int64_t k) {
   return !any(I32(largest >= kExponent)) && sum(changed) <= 0x1p-24f * sum(magnitudes);
 }
 
-// total[m][0] += the products of a vector of NVFP4 codes with tokens x[m], given as digits; scale is
-// that of each lane's block.
+// total[m][0] += the products of a vector of NVFP4 codes with tokens x[m], given as digits; scale
+// is that of each lane's block.
 template <int M, typename Total>
 WW_INLINE void add_digit_products(U32 codes, const float* const* x, F32 scale, Total* total) {
-  // A permutation looks at 6 bits of an index, so the table is there once for every value of the two
-  // above the code.
+  // A permutation looks at 6 bits of an index, so the table is there once for every value of the
+  // two above the code.
   constexpr Bytes kTwice = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
   const __m512i table = _mm512_broadcast_i32x4(__m128i(kTwice));
   const __m512i even = _mm512_permutexvar_epi8(__m512i(codes), table);

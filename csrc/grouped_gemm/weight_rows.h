@@ -248,7 +248,7 @@ inline void decode_scales(const uint8_t* scales, int64_t n, float* out) {
 }
 
 // One coded row with arranged tokens, all of them digits or none. Row after row is one stream
-// through memory, which the core fetches ahead; several at once would be streams too close for that.
+// through memory, which the core fetches ahead; several at once are streams too close for that.
 template <bool kDigits, int M, typename Rows, typename Token>
 inline void coded_dots(const Rows& weight, const Token& token, int64_t k, float* c, int64_t ldc) {
   const float* x[M];

@@ -269,7 +269,7 @@ inline void configure_tiles(int m) {  // m rows of A, 1 to 32
     config.rows[t] = rows[t];
     config.bytes_per_row[t] = 64;
   }
-  // GCC's _tile_loadconfig says that it reads the first 8 bytes, and stores to the others are dropped.
+  // GCC's _tile_loadconfig says that it reads 8 bytes, and stores to the others are dropped.
   __asm__ volatile("ldtilecfg %0" : : "m"(config));
 }
 
