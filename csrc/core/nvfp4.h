@@ -236,7 +236,8 @@ WW_LANES typename L::U e2m1_nearest(typename L::F q) {
 }
 
 // The code of 0 <= q / 2^29 <= 6 below or above it, above with the probability of the way there.
-// With 28 bits behind the point codes are linear below q = 2^29, and the float's bits from there.
+// With 28 bits behind the point codes are linear below q = 2^29, and the float's bits from there
+// on.
 template <typename L>
 WW_LANES typename L::U e2m1_stochastic(typename L::F q, typename L::U word) {
   using U = typename L::U;

@@ -55,7 +55,9 @@ WW_LANES void philox(const typename L::U (&low)[n], typename L::U high, const Ph
     L::multiply(low[i], 0xd2511f53u, product, word[i][3]);
     word[i][0] = high ^ keys.low[0], word[i][1] = U{}, word[i][2] = product ^ keys.high[0];
   }
+#if defined(__CUDACC__)  // a CPU would decode more than it has time for
   WW_UNROLL
+#endif
   for (int round = 1; round < 10; ++round) {
     WW_UNROLL
     for (int i = 0; i < n; ++i) {

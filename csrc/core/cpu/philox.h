@@ -40,11 +40,14 @@ struct PhiloxLanes {
   static WW_INLINE U mix(U a, U b, uint32_t key) { return mix_key(a, b, key); }
   static WW_INLINE void multiply(U a, uint32_t b, U& high, U& low) {
     const U64 even = even_products(a, b);
-    const U64 odd = even_products(bitcast<U32>(bitcast<U64>(a) >> 32), b);
 #if defined(__AVX512F__)
+    U32 shifted;  // by a load, since arithmetic is what there is too much of
+    asm("vmovshdup %1, %0" : "=v"(shifted) : "m"(a));
+    const U64 odd = even_products(shifted, b);
     low = U(_mm512_mask_moveldup_ps(__m512(even), 0xaaaa, __m512(odd)));
     high = U(_mm512_mask_movehdup_ps(__m512(odd), 0x5555, __m512(even)));
 #else
+    const U64 odd = even_products(bitcast<U32>(bitcast<U64>(a) >> 32), b);
     low = bitcast<U32>((even & 0xffffffffu) | odd << 32);
     high = bitcast<U32>(even >> 32 | (odd & 0xffffffff00000000u));
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Vectors whose lanes are blocks, for core/nvfp4.h: what they compute with, and how kLanes
-// neighbouring blocks come from memory and their codes go there. For per-ISA files.
+// Blocks of 16 elements to and from a CPU's vectors, for per-ISA files only: kLanes neighbouring
+// ones are transposed, so that neither the largest of a block nor the packing of its codes crosses
+// lanes. `Lanes` is what core/nvfp4.h wants of them.
 #pragma once
 
 #include <type_traits>
