@@ -239,6 +239,9 @@ def test_refusals() -> None:
         torch.ops.warpweave.nvfp4_matmul(
             case["a"], None, None, b.codes, b.block_scales, torch.ones(3), False
         )
+    for scales in ((b.block_scales, None), (None, b.global_scale)):
+        with pytest.raises(ValueError, match="'a' is bfloat16, which takes no scales"):
+            torch.ops.warpweave.nvfp4_matmul(case["a"], *scales, *vars(b).values(), False)
     grad = case | {"a": case["a"].clone().requires_grad_()}
     check_refused(ops.nvfp4_matmul, grad, (), "no backward yet", NotImplementedError)
 

@@ -92,6 +92,8 @@ Tensor grouped_product(const char* op, const WeightTensors& a, const WeightTenso
   p.out_dtype = out_dtype ? *out_dtype : p.dtype;
   p.relu2 = relu2;
   const Rows rows = is_dense ? rows_of(a.data) : Rows{a.data, 0};
+  WW_CHECK(!is_dense || !(a.block_scales || a.scale), op, ": 'a' is ",
+           scalar_name(a.data.scalar_type()), ", which takes no scales");
   if (is_dense)
     p.a.data = data(rows.tensor), p.a.stride_n = rows.stride;
   else

@@ -40,10 +40,7 @@ class Matrices(nn.Module):
         known: dict[str, Checked] = self.__dict__.setdefault("_checked", {})
         if (entry := known.get(name)) is not None:
             matrix, parts = entry
-            for part, t in parts:
-                if self._buffers.get(part) is not t:
-                    break
-            else:
+            if all(self._buffers.get(part) is t for part, t in parts):
                 return matrix
         matrix, names = self._check(name)
         known[name] = matrix, tuple((part, self._buffers[part]) for part in names)
